@@ -1,0 +1,2 @@
+//! Workloads for measurements of godwit, side by side with CRIU.
+#![forbid(unsafe_code)]

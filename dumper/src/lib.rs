@@ -1,0 +1,2 @@
+//! The dumper: walks a process tree, streams its memory while it runs, freezes it once and hands it over.
+#![deny(unsafe_code)]

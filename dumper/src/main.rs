@@ -1,0 +1,2 @@
+//! `godwit`: arguments and exit codes, nothing else.
+fn main() {}

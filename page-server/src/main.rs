@@ -1,0 +1,2 @@
+//! `godwit-page-server`: arguments and exit codes, nothing else.
+fn main() {}

@@ -1,0 +1,4 @@
+//! Every byte layout that godwit's two programs must agree on.
+#![forbid(unsafe_code)]
+
+pub mod plan;
