@@ -1,7 +1,7 @@
 # The cache: one directory per thing built, named KIND-KEY, where KEY is a hash of the files
 # that decide its content. A directory with its final name is whole: it is built under tmp/ and
 # renamed. Sourced by `lab`.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154
 
 cache=${GODWIT_LAB:-$HOME/.cache/godwit-lab}
 stale_after_days=7

@@ -1,7 +1,7 @@
 # Private roots: packages of a named Debian suite, with everything they depend on, unpacked into a
 # directory. The machine's own apt gives the mirror, the proxy settings and the archive keys, and
 # is not touched. Sourced by `lab`.
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2154,SC2016
 
 libdir=usr/lib/x86_64-linux-gnu
 
@@ -38,12 +38,12 @@ build_criu_4_2() {
     unpack_packages "$1/$suite" "$1/result" criu python3-pycriu
     write_wrapper "$1/result/criu" "$2" usr/sbin/criu
     local python
-    python=$(cd "$1/result/usr/bin" && ls python3.[0-9]* | head -n 1)
+    python=$(find "$1/result/usr/bin" -name 'python3.[0-9]*' -printf '%f\n' | head -n 1)
     write_wrapper "$1/result/crit" "$2" "usr/bin/$python" "$2/usr/bin/crit" \
         PYTHONHOME="$2/usr" PYTHONPATH="$2/usr/lib/python3/dist-packages" PYTHONDONTWRITEBYTECODE=1
     # One import with its bytecode kept: later runs start in half the time.
     (
-        cd "$1/result"
+        cd "$1/result" || exit
         env -u PYTHONDONTWRITEBYTECODE PYTHONHOME="$PWD/usr" PYTHONPATH="$PWD/usr/lib/python3/dist-packages" \
             lib64/ld-linux-x86-64.so.2 --library-path "$libdir" "usr/bin/$python" -c 'import crit.__main__, pycriu'
     )
@@ -128,7 +128,8 @@ unpack_packages() {
     shift 2
     with_apt "$apt" apt-get -q -y -o Dpkg::Use-Pty=0 --download-only install "$@" >"$apt/log/install" ||
         { tail -n 20 "$apt/log/install"; return 1; }
-    mkdir -p "$root"/usr/{bin,sbin,lib,lib64}
+    # `work` is where restore-init mounts its scratch space.
+    mkdir -p "$root"/usr/{bin,sbin,lib,lib64} "$root/work"
     for dir in bin sbin lib lib64; do
         [ -e "$root/$dir" ] || ln -s "usr/$dir" "$root/$dir"
     done
