@@ -1,0 +1,3 @@
+//! Image directories: staged, checked, made durable, sealed.
+
+pub mod sink;
