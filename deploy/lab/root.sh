@@ -96,7 +96,9 @@ Acquire::Languages "none";
 Acquire::Retries "3";
 CONF
     } >"$dir/apt.conf"
-    echo "deb [signed-by=$keyring] $(mirror) $suite main" >"$dir/sources.list"
+    local uri
+    uri=$(mirror "$dir")
+    echo "deb [signed-by=$keyring] $uri $suite main" >"$dir/sources.list"
     with_apt "$dir" apt-get -q -o Dpkg::Use-Pty=0 update
 }
 
@@ -106,13 +108,22 @@ with_apt() {
     APT_CONFIG=$dir/apt.conf DEBIAN_FRONTEND=noninteractive "$@"
 }
 
-# The mirror that the machine's apt uses for the main archive (not the security one).
+# mirror DIR: the mirror that the machine's apt uses for the main archive (not the security one).
+# apt tells it from its package lists; where it has none, a copy of them is fetched into DIR.
 mirror() {
-    local uri
-    uri=$(apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' |
-        awk '$2 !~ /security/ && $1 !~ /security/ { print $1; exit }')
-    [ -n "$uri" ] || die "apt knows no mirror of the Debian archive (apt-get indextargets is empty)"
-    echo "$uri"
+    local lists=() uri
+    for _ in 1 2; do
+        uri=$(apt-get "${lists[@]}" indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' |
+            awk '!/security/ && !seen { print $1; seen = 1 }')
+        if [ -n "$uri" ]; then
+            echo "$uri"
+            return
+        fi
+        lists=(-o "Dir::State::lists=$1/machine-lists" -o Acquire::Languages=none)
+        mkdir -p "$1/machine-lists/partial"
+        apt-get "${lists[@]}" -q update >&2
+    done
+    die "apt knows no mirror of the Debian archive (apt-get indextargets is empty)"
 }
 
 # wants_criu APT VERSION: whether the suite's criu is of that version.
