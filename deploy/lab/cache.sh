@@ -3,7 +3,7 @@
 # renamed. Sourced by `lab`.
 # shellcheck shell=bash disable=SC2154
 
-cache=${GODWIT_LAB:-$HOME/.cache/godwit-lab}
+cache=$(realpath -m "${GODWIT_LAB:-${HOME:-/root}/.cache/godwit-lab}")
 stale_after_days=7
 
 # cached KIND BUILDER INPUT...: prints the directory of KIND, which `BUILDER TMPDIR FINALDIR` fills
@@ -43,7 +43,7 @@ prune() {
 }
 
 clean_cache() {
-    case "$cache" in / | "$HOME" | '') die "clean: refusing $cache" ;; esac
+    case "$cache" in / | "${HOME:-/root}") die "clean: refusing $cache" ;; esac
     local kind
     for kind in criu4.1 criu4.2 guest; do
         find "$cache" -maxdepth 1 -name "$kind-*" -exec rm -rf {} + 2>/dev/null || true

@@ -125,7 +125,8 @@ run_guest() {
     rm -rf "$guest_tmp/root"
 
     : >"$guest_tmp/out.tar"
-    timeout --kill-after=5 "$timeout_s" qemu-system-x86_64 \
+    # Killed with this script, even by SIGKILL.
+    setpriv --pdeathsig TERM timeout --kill-after=5 "$timeout_s" qemu-system-x86_64 \
         -accel tcg,thread=multi -smp 2 -m "$mem" -cpu max -nodefaults -no-reboot -display none \
         -kernel "$dir/vmlinux" -initrd "$guest_tmp/initrd" \
         -append "console=ttyS0 quiet panic=-1 mitigations=off" -serial stdio \
