@@ -1,2 +1,5 @@
 //! The dumper: walks a process tree, streams its memory while it runs, freezes it once and hands it over.
 #![deny(unsafe_code)]
+
+#[allow(unsafe_code)]
+pub mod sys;
