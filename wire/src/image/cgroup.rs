@@ -101,19 +101,19 @@ pub struct CgroupEntry {
 
 schema!(CgroupPerms, "cgroup_perms", [(1, "mode"), (2, "uid"), (3, "gid")], []);
 
-schema!(CgroupPropEntry, "cgroup_prop_entry", [(1, "name"), (2, "value")], [(3, "perms", CgroupPerms)]);
+schema!(CgroupPropEntry, "cgroup_prop_entry", [(1, "name"), (2, "value")], [(3, CgroupPerms)]);
 
 schema!(
     CgroupDirEntry,
     "cgroup_dir_entry",
     [(1, "dir_name")],
-    [(2, "children", CgroupDirEntry), (3, "properties", CgroupPropEntry), (4, "dir_perms", CgroupPerms)]
+    [(2, CgroupDirEntry), (3, CgroupPropEntry), (4, CgroupPerms)]
 );
 
-schema!(CgControllerEntry, "cg_controller_entry", [], [(2, "dirs", CgroupDirEntry)]);
+schema!(CgControllerEntry, "cg_controller_entry", [], [(2, CgroupDirEntry)]);
 
 schema!(CgMemberEntry, "cg_member_entry", [(1, "name"), (2, "path")], []);
 
-schema!(CgSetEntry, "cg_set_entry", [(1, "id")], [(2, "ctls", CgMemberEntry)]);
+schema!(CgSetEntry, "cg_set_entry", [(1, "id")], [(2, CgMemberEntry)]);
 
-schema!(CgroupEntry, "cgroup_entry", [], [(1, "sets", CgSetEntry), (2, "controllers", CgControllerEntry)]);
+schema!(CgroupEntry, "cgroup_entry", [], [(1, CgSetEntry), (2, CgControllerEntry)]);

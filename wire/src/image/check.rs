@@ -19,9 +19,12 @@ pub struct Schema {
     pub name: &'static str,
     /// Number and name of each required field.
     pub required: &'static [(u32, &'static str)],
-    /// Number, name and message of each field that is a message itself.
-    pub nested: &'static [(u32, &'static str, fn() -> &'static Schema)],
+    /// Number and message of each field that is a message itself.
+    pub nested: &'static [(u32, SchemaOf)],
 }
+
+/// Where to find the schema of a message; a message may hold messages of its own type.
+pub type SchemaOf = fn() -> &'static Schema;
 
 /// A message whose required fields are known.
 pub trait Checked: prost::Message + Default {
@@ -30,13 +33,13 @@ pub trait Checked: prost::Message + Default {
 }
 
 macro_rules! schema {
-    ($message:ident, $name:literal, [$($required:tt),* $(,)?], [$(($tag:literal, $field:literal, $nested:ident)),* $(,)?]) => {
+    ($message:ident, $name:literal, [$($required:tt),*], [$(($tag:literal, $nested:ident)),*]) => {
         impl super::check::Checked for $message {
             fn schema() -> &'static super::check::Schema {
                 static SCHEMA: super::check::Schema = super::check::Schema {
                     name: $name,
                     required: &[$($required),*],
-                    nested: &[$(($tag, $field, <$nested as super::check::Checked>::schema)),*],
+                    nested: &[$(($tag, <$nested as super::check::Checked>::schema)),*],
                 };
                 &SCHEMA
             }
@@ -94,17 +97,15 @@ fn check_message(
     let depth = depth.checked_sub(1).ok_or(RecordFault::TooDeep { message })?;
     let mut seen = 0u64;
     let mut fields = Fields { bytes, offset: 0 };
-    loop {
+    while fields.offset < bytes.len() {
         let offset = fields.offset;
-        let Some((number, payload)) = fields.next().ok_or(RecordFault::Malformed { message, offset })? else {
-            break;
-        };
+        let (number, payload) = fields.read().ok_or(RecordFault::Malformed { message, offset })?;
         if let Some(index) = schema.required.iter().position(|(required, _)| *required == number) {
             seen |= 1 << index;
         }
         if let Some(payload) = payload {
             *parts = parts.checked_sub(1).ok_or(RecordFault::TooManyParts { message })?;
-            if let Some((_, _, nested)) = schema.nested.iter().find(|(field, _, _)| *field == number) {
+            if let Some((_, nested)) = schema.nested.iter().find(|(field, _)| *field == number) {
                 check_message(nested(), payload, depth, parts)?;
             }
         }
@@ -122,13 +123,8 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Number of the next field and, if it is length-delimited, its payload. `Some(None)` at the end, `None` if the
-    /// bytes are malformed.
-    #[allow(clippy::type_complexity)]
-    fn next(&mut self) -> Option<Option<(u32, Option<&'a [u8]>)>> {
-        if self.offset == self.bytes.len() {
-            return Some(None);
-        }
+    /// Number of the next field and, if it is length-delimited, its payload. `None` if the bytes are malformed.
+    fn read(&mut self) -> Option<(u32, Option<&'a [u8]>)> {
         let key = self.varint()?;
         let number = u32::try_from(key >> 3).ok().filter(|number| *number != 0)?;
         let payload = match key & 7 {
@@ -145,7 +141,7 @@ impl<'a> Fields<'a> {
             // Groups (3 and 4) are in none of CRIU's messages.
             _ => return None,
         };
-        Some(Some((number, payload)))
+        Some((number, payload))
     }
 
     fn varint(&mut self) -> Option<u64> {

@@ -251,12 +251,7 @@ schema!(
     TaskCoreEntry,
     "task_core_entry",
     [(1, "task_state"), (2, "exit_code"), (3, "personality"), (4, "flags"), (5, "blk_sigset"), (6, "comm")],
-    [
-        (7, "timers", TaskTimersEntry),
-        (8, "rlimits", TaskRlimitsEntry),
-        (10, "signals_s", SignalQueueEntry),
-        (15, "sigactions", SaEntry)
-    ]
+    [(7, TaskTimersEntry), (8, TaskRlimitsEntry), (10, SignalQueueEntry), (15, SaEntry)]
 );
 
 schema!(
@@ -272,24 +267,14 @@ schema!(
     ThreadCoreEntry,
     "thread_core_entry",
     [(1, "futex_rla"), (2, "futex_rla_len")],
-    [
-        (7, "sas", ThreadSasEntry),
-        (9, "signals_p", SignalQueueEntry),
-        (10, "creds", CredsEntry),
-        (15, "rseq_entry", RseqEntry)
-    ]
+    [(7, ThreadSasEntry), (9, SignalQueueEntry), (10, CredsEntry), (15, RseqEntry)]
 );
 
-schema!(TaskRlimitsEntry, "task_rlimits_entry", [], [(1, "rlimits", RlimitEntry)]);
+schema!(TaskRlimitsEntry, "task_rlimits_entry", [], [(1, RlimitEntry)]);
 
 schema!(
     CoreEntry,
     "core_entry",
     [(1, "mtype")],
-    [
-        (2, "thread_info", ThreadInfoX86),
-        (3, "tc", TaskCoreEntry),
-        (4, "ids", TaskKobjIdsEntry),
-        (5, "thread_core", ThreadCoreEntry)
-    ]
+    [(2, ThreadInfoX86), (3, TaskCoreEntry), (4, TaskKobjIdsEntry), (5, ThreadCoreEntry)]
 );

@@ -279,13 +279,13 @@ schema!(
 
 schema!(UserX86CetEntry, "user_x86_cet_entry", [(1, "cet"), (2, "ssp")], []);
 
-schema!(UserX86XsaveEntry, "user_x86_xsave_entry", [(1, "xstate_bv")], [(9, "cet", UserX86CetEntry)]);
+schema!(UserX86XsaveEntry, "user_x86_xsave_entry", [(1, "xstate_bv")], [(9, UserX86CetEntry)]);
 
 schema!(
     UserX86FpregsEntry,
     "user_x86_fpregs_entry",
     [(1, "cwd"), (2, "swd"), (3, "twd"), (4, "fop"), (5, "rip"), (6, "rdp"), (7, "mxcsr"), (8, "mxcsr_mask")],
-    [(13, "xsave", UserX86XsaveEntry)]
+    [(13, UserX86XsaveEntry)]
 );
 
 schema!(
@@ -310,5 +310,5 @@ schema!(
     ThreadInfoX86,
     "thread_info_x86",
     [(1, "clear_tid_addr"), (2, "gpregs"), (3, "fpregs")],
-    [(2, "gpregs", UserX86RegsEntry), (3, "fpregs", UserX86FpregsEntry), (4, "tls", UserDescT)]
+    [(2, UserX86RegsEntry), (3, UserX86FpregsEntry), (4, UserDescT)]
 );

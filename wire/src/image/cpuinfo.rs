@@ -67,4 +67,4 @@ schema!(
     []
 );
 
-schema!(CpuinfoEntry, "cpuinfo_entry", [], [(1, "x86_entry", CpuinfoX86Entry)]);
+schema!(CpuinfoEntry, "cpuinfo_entry", [], [(1, CpuinfoX86Entry)]);

@@ -26,5 +26,5 @@ schema!(
     EventfdFileEntry,
     "eventfd_file_entry",
     [(1, "id"), (2, "flags"), (3, "fown"), (4, "counter")],
-    [(3, "fown", FownEntry)]
+    [(3, FownEntry)]
 );

@@ -54,5 +54,5 @@ schema!(
     EventpollFileEntry,
     "eventpoll_file_entry",
     [(1, "id"), (2, "flags"), (3, "fown")],
-    [(3, "fown", FownEntry), (4, "tfd", EventpollTfdEntry)]
+    [(3, FownEntry), (4, EventpollTfdEntry)]
 );

@@ -16,4 +16,4 @@ pub struct ExtFileEntry {
     pub fown: FownEntry,
 }
 
-schema!(ExtFileEntry, "ext_file_entry", [(1, "id"), (5, "fown")], [(5, "fown", FownEntry)]);
+schema!(ExtFileEntry, "ext_file_entry", [(1, "id"), (5, "fown")], [(5, FownEntry)]);

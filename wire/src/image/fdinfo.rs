@@ -151,19 +151,19 @@ schema!(
     "file_entry",
     [(1, "type"), (2, "id")],
     [
-        (3, "reg", RegFileEntry),
-        (5, "nsf", NsFileEntry),
-        (8, "efd", EventfdFileEntry),
-        (9, "epfd", EventpollFileEntry),
-        (10, "sgfd", SignalfdEntry),
-        (12, "tfd", TimerfdEntry),
-        (13, "ify", InotifyFileEntry),
-        (14, "ffy", FanotifyFileEntry),
-        (15, "ext", ExtFileEntry),
-        (17, "fifo", FifoEntry),
-        (18, "pipe", PipeEntry),
-        (19, "tty", TtyFileEntry),
-        (20, "memfd", MemfdFileEntry),
-        (22, "pidfd", PidfdEntry)
+        (3, RegFileEntry),
+        (5, NsFileEntry),
+        (8, EventfdFileEntry),
+        (9, EventpollFileEntry),
+        (10, SignalfdEntry),
+        (12, TimerfdEntry),
+        (13, InotifyFileEntry),
+        (14, FanotifyFileEntry),
+        (15, ExtFileEntry),
+        (17, FifoEntry),
+        (18, PipeEntry),
+        (19, TtyFileEntry),
+        (20, MemfdFileEntry),
+        (22, PidfdEntry)
     ]
 );

@@ -8,6 +8,8 @@ use prost::Message;
 
 use super::check::{self, Checked, RecordFault};
 use super::magic::{Header, IMG_COMMON_MAGIC, IMG_SERVICE_MAGIC, ImageKind};
+use super::manifest::ManifestFault;
+use crate::plan::PlanError;
 
 /// Largest record in bytes, written or read: a `mm_entry` with 2^20 mappings has about as many.
 pub const RECORD_SIZE_MAX: u32 = 64 << 20;
@@ -64,6 +66,11 @@ impl ImageWriter {
         self
     }
 
+    /// The bytes up to here.
+    pub(super) fn so_far(&self) -> &[u8] {
+        &self.bytes
+    }
+
     /// The file. Errs if a record was larger than [`RECORD_SIZE_MAX`].
     pub fn finish(self) -> Result<Bytes, ImageError> {
         match self.oversized {
@@ -110,12 +117,13 @@ impl<'a> ImageReader<'a> {
 
     /// The next record, or `None` at the end of the file. Errs if it is cut, too large, malformed or lacks a
     /// required field; the reader then stays before the record.
+    #[expect(clippy::should_implement_trait, reason = "each call says which message it expects")]
     pub fn next<M: Checked>(&mut self) -> Result<Option<M>, ImageError> {
         if self.is_at_end() {
             return Ok(None);
         }
         let start = self.offset;
-        let record = self.record().inspect_err(|_| ()).and_then(|body| {
+        let record = self.record().and_then(|body| {
             let fault = |fault| ImageError { image: self.image.to_owned(), offset: start as u64, fault };
             check::check::<M>(body).map_err(|source| fault(ImageFault::Record(source)))?;
             M::decode(body).map_err(|source| fault(ImageFault::Decode(source)))
@@ -185,7 +193,7 @@ impl<'a> ImageReader<'a> {
         Ok(u32::from_le_bytes([word[0], word[1], word[2], word[3]]))
     }
 
-    fn error(&self, fault: ImageFault) -> ImageError {
+    pub(super) fn error(&self, fault: ImageFault) -> ImageError {
         ImageError { image: self.image.to_owned(), offset: self.offset as u64, fault }
     }
 }
@@ -250,7 +258,10 @@ pub enum ImageFault {
     /// More than the one record expected.
     #[error("more than one record in a file that has one")]
     Trailing,
-    /// The records contradict a rule of their image.
+    /// A page list breaks a rule.
     #[error("{0}")]
-    Rule(String),
+    Pages(PlanError),
+    /// A manifest breaks a rule.
+    #[error("{0}")]
+    Manifest(ManifestFault),
 }

@@ -137,22 +137,17 @@ schema!(
     InotifyWdEntry,
     "inotify_wd_entry",
     [(1, "id"), (2, "i_ino"), (3, "mask"), (4, "ignored_mask"), (5, "s_dev"), (6, "wd"), (7, "f_handle")],
-    [(7, "f_handle", FhEntry)]
+    [(7, FhEntry)]
 );
 
 schema!(
     InotifyFileEntry,
     "inotify_file_entry",
     [(1, "id"), (2, "flags"), (4, "fown")],
-    [(4, "fown", FownEntry), (5, "wd", InotifyWdEntry)]
+    [(4, FownEntry), (5, InotifyWdEntry)]
 );
 
-schema!(
-    FanotifyInodeMarkEntry,
-    "fanotify_inode_mark_entry",
-    [(1, "i_ino"), (2, "f_handle")],
-    [(2, "f_handle", FhEntry)]
-);
+schema!(FanotifyInodeMarkEntry, "fanotify_inode_mark_entry", [(1, "i_ino"), (2, "f_handle")], [(2, FhEntry)]);
 
 schema!(FanotifyMountMarkEntry, "fanotify_mount_mark_entry", [(1, "mnt_id")], []);
 
@@ -160,12 +155,12 @@ schema!(
     FanotifyMarkEntry,
     "fanotify_mark_entry",
     [(1, "id"), (2, "type"), (3, "mflags"), (4, "mask"), (5, "ignored_mask"), (6, "s_dev")],
-    [(7, "ie", FanotifyInodeMarkEntry), (8, "me", FanotifyMountMarkEntry)]
+    [(7, FanotifyInodeMarkEntry), (8, FanotifyMountMarkEntry)]
 );
 
 schema!(
     FanotifyFileEntry,
     "fanotify_file_entry",
     [(1, "id"), (2, "flags"), (3, "fown"), (4, "faflags"), (5, "evflags")],
-    [(3, "fown", FownEntry), (6, "mark", FanotifyMarkEntry)]
+    [(3, FownEntry), (6, FanotifyMarkEntry)]
 );

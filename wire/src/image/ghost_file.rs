@@ -58,7 +58,7 @@ schema!(
     GhostFileEntry,
     "ghost_file_entry",
     [(1, "uid"), (2, "gid"), (3, "mode")],
-    [(7, "atim", Timeval), (8, "mtim", Timeval)]
+    [(7, Timeval), (8, Timeval)]
 );
 
 schema!(GhostChunkEntry, "ghost_chunk_entry", [(1, "len"), (2, "off")], []);

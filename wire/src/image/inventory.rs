@@ -73,9 +73,4 @@ pub enum Lsmtype {
 
 schema!(PluginsEntry, "plugins_entry", [], []);
 
-schema!(
-    InventoryEntry,
-    "inventory_entry",
-    [(1, "img_version")],
-    [(3, "root_ids", TaskKobjIdsEntry), (12, "plugins_entry", PluginsEntry)]
-);
+schema!(InventoryEntry, "inventory_entry", [(1, "img_version")], [(3, TaskKobjIdsEntry), (12, PluginsEntry)]);

@@ -9,7 +9,7 @@ pub const IMG_COMMON_MAGIC: u32 = 0x5456_4319;
 /// First word of `stats-*` and `irmap-cache` (`IMG_SERVICE_MAGIC`).
 pub const IMG_SERVICE_MAGIC: u32 = 0x5510_5940;
 /// First word of `godwit-manifest.img`; not one of CRIU's.
-pub const MANIFEST_MAGIC: u32 = 0x474f_4457;
+pub const MANIFEST_MAGIC: u32 = u32::from_le_bytes(*b"GDWT");
 
 /// Kind of an image file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -122,6 +122,8 @@ pub enum ImageKind {
     StatsRestore,
     /// Paths of watched inodes.
     IrmapCache,
+    /// What a sealed directory must hold; godwit's own.
+    Manifest,
 }
 
 /// How an image file starts.
@@ -223,7 +225,7 @@ const fn row(kind: ImageKind, header: Header, magic: u32, pattern: NamePattern) 
 use Header::{Alone, Common, Raw, Service};
 use NamePattern::{Decimal, Hex, Single};
 
-static TABLE: [Row; 54] = [
+static TABLE: [Row; 55] = [
     row(ImageKind::Inventory, Alone, 0x5831_3116, Single("inventory.img")),
     row(ImageKind::Fdinfo, Common, 0x5621_3732, Decimal("fdinfo-", ".img")),
     row(ImageKind::Pagemap, Common, 0x5608_4025, Decimal("pagemap-", ".img")),
@@ -278,6 +280,7 @@ static TABLE: [Row; 54] = [
     row(ImageKind::StatsDump, Service, 0x5709_3306, Single("stats-dump")),
     row(ImageKind::StatsRestore, Service, 0x5709_3306, Single("stats-restore")),
     row(ImageKind::IrmapCache, Service, 0x5700_4059, Single("irmap-cache")),
+    row(ImageKind::Manifest, Alone, MANIFEST_MAGIC, Single("godwit-manifest.img")),
 ];
 
 #[cfg(test)]

@@ -61,7 +61,7 @@ schema!(
     MemfdFileEntry,
     "memfd_file_entry",
     [(1, "id"), (2, "flags"), (3, "pos"), (4, "fown"), (5, "inode_id")],
-    [(4, "fown", FownEntry)]
+    [(4, FownEntry)]
 );
 
 schema!(

@@ -95,5 +95,5 @@ schema!(
         (11, "mm_env_end"),
         (12, "exe_file_id")
     ],
-    [(14, "vmas", VmaEntry), (16, "aios", AioRingEntry)]
+    [(14, VmaEntry), (16, AioRingEntry)]
 );

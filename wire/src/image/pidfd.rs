@@ -29,5 +29,5 @@ schema!(
     PidfdEntry,
     "pidfd_entry",
     [(1, "id"), (2, "ino"), (3, "flags"), (4, "nspid"), (5, "fown")],
-    [(5, "fown", FownEntry)]
+    [(5, FownEntry)]
 );

@@ -22,9 +22,4 @@ pub struct PipeEntry {
     pub fown: FownEntry,
 }
 
-schema!(
-    PipeEntry,
-    "pipe_entry",
-    [(1, "id"), (2, "pipe_id"), (3, "flags"), (4, "fown")],
-    [(4, "fown", FownEntry)]
-);
+schema!(PipeEntry, "pipe_entry", [(1, "id"), (2, "pipe_id"), (3, "flags"), (4, "fown")], [(4, FownEntry)]);

@@ -53,5 +53,5 @@ schema!(
     RegFileEntry,
     "reg_file_entry",
     [(1, "id"), (2, "flags"), (3, "pos"), (5, "fown"), (6, "name")],
-    [(5, "fown", FownEntry)]
+    [(5, FownEntry)]
 );

@@ -28,4 +28,4 @@ pub struct SeccompEntry {
 
 schema!(SeccompFilter, "seccomp_filter", [(1, "filter")], []);
 
-schema!(SeccompEntry, "seccomp_entry", [], [(1, "seccomp_filters", SeccompFilter)]);
+schema!(SeccompEntry, "seccomp_entry", [], [(1, SeccompFilter)]);

@@ -22,4 +22,4 @@ pub struct SignalQueueEntry {
 
 schema!(SiginfoEntry, "siginfo_entry", [(1, "siginfo")], []);
 
-schema!(SignalQueueEntry, "signal_queue_entry", [], [(1, "signals", SiginfoEntry)]);
+schema!(SignalQueueEntry, "signal_queue_entry", [], [(1, SiginfoEntry)]);

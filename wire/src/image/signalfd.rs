@@ -26,5 +26,5 @@ schema!(
     SignalfdEntry,
     "signalfd_entry",
     [(1, "id"), (2, "flags"), (3, "fown"), (4, "sigmask")],
-    [(3, "fown", FownEntry)]
+    [(3, FownEntry)]
 );

@@ -105,4 +105,4 @@ schema!(
     []
 );
 
-schema!(StatsEntry, "stats_entry", [], [(1, "dump", DumpStatsEntry), (2, "restore", RestoreStatsEntry)]);
+schema!(StatsEntry, "stats_entry", [], [(1, DumpStatsEntry), (2, RestoreStatsEntry)]);

@@ -28,9 +28,4 @@ pub struct TimensEntry {
 
 schema!(Timespec, "timespec", [(1, "tv_sec"), (2, "tv_nsec")], []);
 
-schema!(
-    TimensEntry,
-    "timens_entry",
-    [(1, "monotonic"), (2, "boottime")],
-    [(1, "monotonic", Timespec), (2, "boottime", Timespec)]
-);
+schema!(TimensEntry, "timens_entry", [(1, "monotonic"), (2, "boottime")], [(1, Timespec), (2, Timespec)]);

@@ -100,10 +100,5 @@ schema!(
     TaskTimersEntry,
     "task_timers_entry",
     [(1, "real"), (2, "virt"), (3, "prof")],
-    [
-        (1, "real", ItimerEntry),
-        (2, "virt", ItimerEntry),
-        (3, "prof", ItimerEntry),
-        (4, "posix", PosixTimerEntry)
-    ]
+    [(1, ItimerEntry), (2, ItimerEntry), (3, ItimerEntry), (4, PosixTimerEntry)]
 );

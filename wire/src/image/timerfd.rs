@@ -55,5 +55,5 @@ schema!(
         (9, "isec"),
         (10, "insec")
     ],
-    [(3, "fown", FownEntry)]
+    [(3, FownEntry)]
 );

@@ -199,17 +199,12 @@ schema!(
         (7, "pgrp"),
         (8, "rdev")
     ],
-    [
-        (9, "termios", TermiosEntry),
-        (10, "termios_locked", TermiosEntry),
-        (11, "winsize", WinsizeEntry),
-        (12, "pty", TtyPtyEntry)
-    ]
+    [(9, TermiosEntry), (10, TermiosEntry), (11, WinsizeEntry), (12, TtyPtyEntry)]
 );
 
 schema!(
     TtyFileEntry,
     "tty_file_entry",
     [(1, "id"), (2, "tty_info_id"), (3, "flags"), (4, "fown")],
-    [(4, "fown", FownEntry)]
+    [(4, FownEntry)]
 );

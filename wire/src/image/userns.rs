@@ -31,4 +31,4 @@ pub struct UsernsEntry {
 
 schema!(UidGidExtent, "uid_gid_extent", [(1, "first"), (2, "lower_first"), (3, "count")], []);
 
-schema!(UsernsEntry, "userns_entry", [], [(1, "uid_map", UidGidExtent), (2, "gid_map", UidGidExtent)]);
+schema!(UsernsEntry, "userns_entry", [], [(1, UidGidExtent), (2, UidGidExtent)]);
