@@ -1,0 +1,471 @@
+//! Endpoints: a runtime thread with one socket each; listening and connecting.
+
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use quinn::congestion::CubicConfig;
+use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{
+    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, TokioRuntime, TransportConfig, VarInt,
+};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+
+use super::error::{QuicError, explain};
+use super::keys::Identity;
+use super::socket::{self, CutList, CutSocket};
+use super::streams::{self, ControlReceiver, ControlSender, LaneReceiver, LaneSender, Side};
+use super::tls;
+use crate::control::Envelope;
+use crate::error::Code;
+use crate::version::ALPN;
+
+/// Largest UDP payload in bytes: ten segments of it (quinn's batch) still fit one `sendmsg` of 65507 bytes.
+/// Above it, batches are lost in silence.
+const MTU_MAX: u16 = 6550;
+/// First UDP payload size on a loopback address, whose device takes 65536 bytes.
+const MTU_LOOPBACK: u16 = 6500;
+/// First UDP payload size elsewhere: an Ethernet frame, less IPv6 and UDP headers.
+const MTU_ETHERNET: u16 = 1452;
+/// Handshakes that may be under way at once; further clients are asked to prove their address first.
+const HANDSHAKES_MAX: usize = 64;
+/// How long a handshake may take.
+const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
+/// Connections that wait to be taken by the server's thread.
+const BACKLOG: usize = 64;
+/// How long a closing endpoint waits until its peers have heard of it.
+const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+
+/// Settings of a link.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// Bytes of one stream that may be under way or unread at the receiver.
+    pub stream_window_bytes: u32,
+    /// The same for all streams of a connection; also the sender's buffer.
+    pub window_bytes: u32,
+    /// How often an idle link says that it lives.
+    pub keep_alive: Duration,
+    /// After how long without a word a link is lost; the smaller one of both ends counts.
+    pub idle_timeout: Duration,
+    /// How long to wait for the server's first answer.
+    pub connect_limit: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Tuning {
+            stream_window_bytes: 64 << 20,
+            window_bytes: 64 << 20,
+            keep_alive: Duration::from_secs(2),
+            idle_timeout: Duration::from_secs(15),
+            connect_limit: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Tuning {
+    fn transport(&self, peer: SocketAddr) -> Arc<TransportConfig> {
+        let mut transport = TransportConfig::default();
+        let initial_mtu = if is_loopback(peer) { MTU_LOOPBACK } else { MTU_ETHERNET };
+        let mut discovery = MtuDiscoveryConfig::default();
+        discovery.upper_bound(MTU_MAX);
+        let mut cubic = CubicConfig::default();
+        cubic.initial_window(10 * u64::from(MTU_MAX));
+        transport
+            .initial_mtu(initial_mtu)
+            .mtu_discovery_config(Some(discovery))
+            .congestion_controller_factory(Arc::new(cubic))
+            .stream_receive_window(VarInt::from_u32(self.stream_window_bytes))
+            .receive_window(VarInt::from_u32(self.window_bytes))
+            .send_window(u64::from(self.window_bytes))
+            .max_concurrent_bidi_streams(VarInt::from_u32(1))
+            .max_concurrent_uni_streams(VarInt::from_u32(64))
+            .datagram_receive_buffer_size(None)
+            .keep_alive_interval(Some(self.keep_alive))
+            .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok());
+        Arc::new(transport)
+    }
+}
+
+/// What the socket can do; small buffers and missing offload are said to the user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SocketFacts {
+    /// Kernel receive buffer in bytes.
+    pub recv_buffer_bytes: usize,
+    /// Kernel send buffer in bytes.
+    pub send_buffer_bytes: usize,
+    /// Datagrams in one `sendmsg` (UDP_SEGMENT, man 7 udp); 1 without segmentation offload.
+    pub send_segments: usize,
+    /// Datagrams in one `recvmsg` (UDP_GRO); 1 without.
+    pub recv_segments: usize,
+}
+
+/// A listening endpoint.
+#[derive(Debug)]
+pub struct Listener {
+    core: Arc<Core>,
+    backlog: Mutex<mpsc::Receiver<quinn::Connection>>,
+}
+
+impl Listener {
+    /// Listens on a UDP address; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// [`QuicError::Bind`], [`QuicError::KeyFile`], [`QuicError::KeySet`].
+    pub fn bind(address: SocketAddr, identity: &Identity, tuning: &Tuning) -> Result<Self, QuicError> {
+        let crypto = Arc::new(tls::server(identity)?);
+        let config_for = {
+            let tuning = tuning.clone();
+            move |peer: SocketAddr| {
+                let mut config = quinn::ServerConfig::with_crypto(Arc::clone(&crypto) as _);
+                config.transport_config(tuning.transport(peer)).migration(false);
+                config
+            }
+        };
+        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let core = Arc::new(Core::start(address, Some(config_for(any)), identity, Side::Server)?);
+        let (sender, backlog) = mpsc::channel(BACKLOG);
+        core.handle.spawn(accept_loop(core.endpoint.clone(), config_for, sender));
+        Ok(Listener { core, backlog: Mutex::new(backlog) })
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// [`QuicError::Bind`] when the socket is gone.
+    pub fn local_addr(&self) -> Result<SocketAddr, QuicError> {
+        let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        self.core.endpoint.local_addr().map_err(|source| QuicError::Bind { address, source })
+    }
+
+    /// What the socket can do.
+    pub fn facts(&self) -> SocketFacts {
+        self.core.facts
+    }
+
+    /// Waits for the next client whose certificate was accepted; `None` after [`Listener::close`].
+    pub fn accept(&self) -> Option<Connection> {
+        let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
+        let inner = self.core.handle.block_on(backlog.recv())?;
+        Some(Connection { core: Arc::clone(&self.core), inner })
+    }
+
+    /// Closes every connection, telling the peers why.
+    pub fn close(&self, code: Code, text: &str) {
+        self.core.close(code, text);
+    }
+}
+
+async fn accept_loop(
+    endpoint: quinn::Endpoint,
+    config_for: impl Fn(SocketAddr) -> quinn::ServerConfig,
+    backlog: mpsc::Sender<quinn::Connection>,
+) {
+    let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    while let Some(incoming) = endpoint.accept().await {
+        let peer = incoming.remote_address();
+        let Ok(permit) = Arc::clone(&handshakes).try_acquire_owned() else {
+            if incoming.may_retry() {
+                let _ = incoming.retry();
+            } else {
+                incoming.refuse();
+            }
+            continue;
+        };
+        let connecting = match incoming.accept_with(Arc::new(config_for(peer))) {
+            Ok(connecting) => connecting,
+            Err(error) => {
+                tracing::debug!(%peer, %error, "a first packet was no use");
+                continue;
+            }
+        };
+        let backlog = backlog.clone();
+        tokio::spawn(async move {
+            let _permit = permit;
+            match tokio::time::timeout(HANDSHAKE_LIMIT, connecting).await {
+                Err(_) => tracing::debug!(%peer, "a handshake took too long"),
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "a handshake failed"),
+                Ok(Ok(connection)) => {
+                    if let Err(mpsc::error::TrySendError::Full(connection)) = backlog.try_send(connection) {
+                        connection.close(VarInt::from_u32(Code::Busy.number()), b"too many new connections");
+                    }
+                }
+            }
+        });
+    }
+}
+
+/// Connects to a page server, on a socket and a thread of its own.
+///
+/// # Errors
+/// Whatever [`QuicError`] says about addresses, files, certificates and the way there.
+pub fn connect(address: &str, identity: &Identity, tuning: &Tuning) -> Result<Connection, QuicError> {
+    connect_speaking(address, identity, tuning, ALPN)
+}
+
+/// As [`connect`], but offering another protocol by ALPN.
+///
+/// # Errors
+/// As [`connect`].
+#[doc(hidden)]
+pub fn connect_speaking(
+    address: &str,
+    identity: &Identity,
+    tuning: &Tuning,
+    alpn: &[u8],
+) -> Result<Connection, QuicError> {
+    let resolve = |source| QuicError::Resolve { address: address.to_owned(), source };
+    let peers: Vec<SocketAddr> = address.to_socket_addrs().map_err(resolve)?.collect();
+    let name = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
+    let crypto = Arc::new(tls::client(identity, alpn)?);
+    let mut failed = resolve(std::io::ErrorKind::NotFound.into());
+    for peer in peers {
+        match connect_one(peer, name, Arc::clone(&crypto), identity, tuning) {
+            Ok(connection) => return Ok(connection),
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+fn connect_one(
+    peer: SocketAddr,
+    name: &str,
+    crypto: Arc<QuicClientConfig>,
+    identity: &Identity,
+    tuning: &Tuning,
+) -> Result<Connection, QuicError> {
+    let local = match peer {
+        SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
+        SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+    };
+    let core = Arc::new(Core::start(local, None, identity, Side::Client)?);
+    let mut config = quinn::ClientConfig::new(crypto);
+    config.transport_config(tuning.transport(peer));
+    let waited = tuning.connect_limit;
+    let outcome = core.handle.block_on(async {
+        let connecting = core
+            .endpoint
+            .connect_with(config, peer, name)
+            .map_err(|why| QuicError::Lost { peer, why: format!("{name:?} cannot be called: {why}") })?;
+        match tokio::time::timeout(waited, connecting).await {
+            Err(_) | Ok(Err(quinn::ConnectionError::TimedOut)) => {
+                Err(QuicError::Unreachable { peer, waited })
+            }
+            Ok(Err(error)) => Err(explain(error, peer, identity)),
+            Ok(Ok(inner)) => Ok(inner),
+        }
+    });
+    match outcome {
+        Ok(inner) => Ok(Connection { core, inner }),
+        Err(error) => {
+            core.close(Code::Done, "");
+            Err(error)
+        }
+    }
+}
+
+/// A connection whose peer was authenticated.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    core: Arc<Core>,
+    inner: quinn::Connection,
+}
+
+/// A stream that the client opened.
+#[derive(Debug)]
+pub enum Incoming<In: Envelope> {
+    /// A control stream.
+    Control(ControlSender, ControlReceiver<In>),
+    /// A lane.
+    Lane(LaneReceiver),
+}
+
+impl Connection {
+    /// Opens the control stream.
+    ///
+    /// # Errors
+    /// [`QuicError`] when the connection is lost, or the server refused our certificate.
+    pub fn open_control<In: Envelope>(&self) -> Result<(ControlSender, ControlReceiver<In>), QuicError> {
+        let (send, recv) =
+            self.core.handle.block_on(self.inner.open_bi()).map_err(|error| self.explain(error))?;
+        Ok((ControlSender::new(self.clone(), send), ControlReceiver::new(self.clone(), recv)))
+    }
+
+    /// Opens a lane.
+    ///
+    /// # Errors
+    /// As [`Connection::open_control`].
+    pub fn open_lane(&self) -> Result<LaneSender, QuicError> {
+        let send = self.core.handle.block_on(self.inner.open_uni()).map_err(|error| self.explain(error))?;
+        Ok(LaneSender::new(self.clone(), send))
+    }
+
+    /// Waits for the next stream that the client opens.
+    ///
+    /// # Errors
+    /// [`QuicError`] when the connection is closed or lost.
+    pub fn accept<In: Envelope>(&self) -> Result<Incoming<In>, QuicError> {
+        let next = self.core.handle.block_on(async {
+            tokio::select! {
+                control = self.inner.accept_bi() => control.map(streams::Accepted::Control),
+                lane = self.inner.accept_uni() => lane.map(streams::Accepted::Lane),
+            }
+        });
+        match next.map_err(|error| self.explain(error))? {
+            streams::Accepted::Control((send, recv)) => Ok(Incoming::Control(
+                ControlSender::new(self.clone(), send),
+                ControlReceiver::new(self.clone(), recv),
+            )),
+            streams::Accepted::Lane(recv) => Ok(Incoming::Lane(LaneReceiver::new(self.clone(), recv))),
+        }
+    }
+
+    /// Closes the connection, telling the peer why. Data on the way is lost.
+    pub fn close(&self, code: Code, text: &str) {
+        self.inner.close(VarInt::from_u32(code.number()), text.as_bytes());
+    }
+
+    /// Waits until the connection is over, but no longer than `limit`. Says whether it is.
+    pub fn wait_closed(&self, limit: Duration) -> bool {
+        self.core.handle.block_on(async { tokio::time::timeout(limit, self.inner.closed()).await.is_ok() })
+    }
+
+    /// Makes the link dead from now on: nothing goes out, not even a close; nothing comes in.
+    pub fn cut(&self) {
+        self.core.cuts.cut(self.peer());
+    }
+
+    /// Address of the peer.
+    pub fn peer(&self) -> SocketAddr {
+        self.inner.remote_address()
+    }
+
+    /// Who the peer is: the first 16 hex digits of the BLAKE3 hash of its certificate.
+    pub fn peer_identity(&self) -> String {
+        let chain = self.inner.peer_identity();
+        let chain =
+            chain.and_then(|any| any.downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>().ok());
+        let leaf = chain.and_then(|chain| chain.first().map(|leaf| blake3::hash(leaf).to_hex()));
+        leaf.map_or_else(String::new, |hash| hash.as_str()[..16].to_owned())
+    }
+
+    /// What the socket can do.
+    pub fn facts(&self) -> SocketFacts {
+        self.core.facts
+    }
+
+    /// Counters of this connection.
+    pub fn stats(&self) -> Stats {
+        let stats = self.inner.stats();
+        Stats {
+            sent_bytes: stats.udp_tx.bytes,
+            received_bytes: stats.udp_rx.bytes,
+            lost_packets: stats.path.lost_packets,
+            mtu_bytes: stats.path.current_mtu,
+            rtt: stats.path.rtt,
+        }
+    }
+
+    pub(super) fn side(&self) -> Side {
+        self.core.side
+    }
+
+    pub(super) fn handle(&self) -> &tokio::runtime::Handle {
+        &self.core.handle
+    }
+
+    pub(super) fn explain(&self, error: quinn::ConnectionError) -> QuicError {
+        explain(error, self.peer(), &self.core.identity)
+    }
+}
+
+/// Counters of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stats {
+    /// UDP payload sent, in bytes.
+    pub sent_bytes: u64,
+    /// UDP payload received, in bytes.
+    pub received_bytes: u64,
+    /// Packets believed lost.
+    pub lost_packets: u64,
+    /// UDP payload of a full packet, in bytes.
+    pub mtu_bytes: u16,
+    /// Smoothed round-trip time.
+    pub rtt: Duration,
+}
+
+/// An endpoint and the thread that runs it.
+#[derive(Debug)]
+struct Core {
+    endpoint: quinn::Endpoint,
+    handle: tokio::runtime::Handle,
+    facts: SocketFacts,
+    cuts: Arc<CutList>,
+    identity: Identity,
+    side: Side,
+    thread: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
+}
+
+impl Core {
+    fn start(
+        address: SocketAddr,
+        server: Option<quinn::ServerConfig>,
+        identity: &Identity,
+        side: Side,
+    ) -> Result<Self, QuicError> {
+        let bind = |source| QuicError::Bind { address, source };
+        let (socket, recv_buffer_bytes, send_buffer_bytes) = socket::open(address).map_err(bind)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(bind)?;
+        let handle = runtime.handle().clone();
+        let cuts = Arc::new(CutList::default());
+        let (endpoint, facts) = {
+            let _guard = handle.enter();
+            let inner = TokioRuntime.wrap_udp_socket(socket).map_err(bind)?;
+            let (send_segments, recv_segments) =
+                (inner.max_transmit_segments(), inner.max_receive_segments());
+            let facts = SocketFacts { recv_buffer_bytes, send_buffer_bytes, send_segments, recv_segments };
+            let socket = Arc::new(CutSocket { inner, cuts: Arc::clone(&cuts) });
+            let mut config = EndpointConfig::default();
+            if config.max_udp_payload_size(MTU_MAX).is_err() {
+                return Err(bind(std::io::ErrorKind::InvalidInput.into()));
+            }
+            let endpoint =
+                quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime));
+            (endpoint.map_err(bind)?, facts)
+        };
+        let (stop, stopped) = oneshot::channel();
+        let thread = std::thread::Builder::new().name("godwit-quic".to_owned()).spawn(move || {
+            let _ = runtime.block_on(stopped);
+            runtime.shutdown_background();
+        });
+        let thread = Mutex::new(Some((stop, thread.map_err(bind)?)));
+        Ok(Core { endpoint, handle, facts, cuts, identity: identity.clone(), side, thread })
+    }
+
+    fn close(&self, code: Code, text: &str) {
+        self.endpoint.close(VarInt::from_u32(code.number()), text.as_bytes());
+        let endpoint = self.endpoint.clone();
+        self.handle.block_on(async move {
+            let _ = tokio::time::timeout(CLOSE_LIMIT, endpoint.wait_idle()).await;
+        });
+    }
+}
+
+impl Drop for Core {
+    fn drop(&mut self) {
+        if self.endpoint.open_connections() > 0 {
+            self.close(Code::Done, "");
+        }
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((stop, thread)) = thread {
+            let _ = stop.send(());
+            let _ = thread.join();
+        }
+    }
+}
+
+fn is_loopback(peer: SocketAddr) -> bool {
+    peer.ip().to_canonical().is_loopback()
+}

@@ -1,0 +1,19 @@
+//! QUIC: the only room that knows quinn, rustls and tokio.
+//!
+//! Everything above it is blocking code on ordinary threads: the runtime (one thread per endpoint) moves
+//! packets, and a thread that reads or writes a stream waits for it. So disk work never delays an
+//! acknowledgement, and the windows of QUIC are the bounded queues. Reading order: `keys` (certificates on
+//! disk), `tls`, `endpoint` (listen, connect), `streams` (control stream and lanes), `socket` (buffers, and a
+//! socket that can go dead on request), `error`.
+
+mod endpoint;
+mod error;
+pub mod keys;
+mod socket;
+mod streams;
+mod tls;
+
+pub use endpoint::{Connection, Incoming, Listener, SocketFacts, Stats, Tuning, connect};
+pub use error::QuicError;
+pub use keys::{Identity, KeysError};
+pub use streams::{ControlReceiver, ControlSender, LaneReceiver, LaneSender, Side};

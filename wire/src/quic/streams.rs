@@ -1,0 +1,307 @@
+//! The control stream and the lanes, as blocking calls, with a fault point before and after every control
+//! message: `{client|server}.{send|recv}.{before|after}.{MessageName}`.
+
+use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, Bytes, BytesMut};
+use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
+
+use super::endpoint::Connection;
+use super::error::QuicError;
+use crate::control::{self, Envelope};
+use crate::error::{Code, Malformed};
+use crate::fault;
+use crate::frame::{FrameHeader, HEADER_LEN, JOIN_LEN, Join};
+
+/// How long a new lane may take to say which session it joins.
+const JOIN_LIMIT: Duration = Duration::from_secs(10);
+/// What a packet needs to be on its way before the fault behind a send fires.
+const SEND_SETTLES: Duration = Duration::from_millis(50);
+
+/// Which end of the link this is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    /// The dumper.
+    Client,
+    /// The page server.
+    Server,
+}
+
+impl Side {
+    fn word(self) -> &'static str {
+        match self {
+            Side::Client => "client",
+            Side::Server => "server",
+        }
+    }
+}
+
+/// A stream as quinn gives it.
+pub(super) enum Accepted {
+    Control((SendStream, RecvStream)),
+    Lane(RecvStream),
+}
+
+/// Sends control messages. Several threads may use it.
+#[derive(Debug)]
+pub struct ControlSender {
+    connection: Connection,
+    stream: Mutex<SendStream>,
+}
+
+impl ControlSender {
+    pub(super) fn new(connection: Connection, stream: SendStream) -> Self {
+        ControlSender { connection, stream: Mutex::new(stream) }
+    }
+
+    /// Sends a message; waits while the peer takes nothing.
+    ///
+    /// # Errors
+    /// [`QuicError`] when the link is lost or a fault point fired.
+    pub fn send<Out: Envelope>(&self, message: &Out) -> Result<(), QuicError> {
+        let peer = self.connection.peer();
+        let mut wire = [message.to_wire().map_err(|source| QuicError::Malformed { peer, source })?];
+        fire(&self.connection, "send.before", message.name(), Duration::ZERO)?;
+        {
+            let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+            let write = stream.write_all_chunks(&mut wire);
+            self.connection.handle().block_on(write).map_err(|error| write_error(&self.connection, error))?;
+        }
+        fire(&self.connection, "send.after", message.name(), SEND_SETTLES)
+    }
+
+    /// Says that nothing more is sent, and waits until the peer has all of it, but no longer than `limit`.
+    pub fn finish(&self, limit: Duration) {
+        let stopped = {
+            let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = stream.finish();
+            stream.stopped()
+        };
+        self.connection.handle().block_on(async {
+            let _ = tokio::time::timeout(limit, stopped).await;
+        });
+    }
+
+    /// The connection that carries it.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+/// Receives control messages.
+#[derive(Debug)]
+pub struct ControlReceiver<In: Envelope> {
+    connection: Connection,
+    stream: RecvStream,
+    /// Bytes of messages that are not whole yet; at most one message and a packet.
+    pending: BytesMut,
+    kind: PhantomData<In>,
+}
+
+impl<In: Envelope> ControlReceiver<In> {
+    pub(super) fn new(connection: Connection, stream: RecvStream) -> Self {
+        ControlReceiver { connection, stream, pending: BytesMut::new(), kind: PhantomData }
+    }
+
+    /// Waits for the next message; `None` when the peer has finished the stream. What came in part before the
+    /// limit passed is kept for the next call.
+    ///
+    /// # Errors
+    /// [`QuicError::Silent`] when `limit` passes, [`QuicError::Malformed`] for bytes that are no message, and when
+    /// the link is lost.
+    pub fn recv(&mut self, limit: Option<Duration>) -> Result<Option<In>, QuicError> {
+        let deadline = limit.map(|limit| (limit, Instant::now() + limit));
+        let peer = self.connection.peer();
+        let malformed = |source| QuicError::Malformed { peer, source };
+        loop {
+            if let Some(message) = self.decode().map_err(malformed)? {
+                fire(&self.connection, "recv.before", message.name(), Duration::ZERO)?;
+                return Ok(Some(message));
+            }
+            let Some(chunk) = self.read_chunk(deadline)? else {
+                let rest = self.pending.len();
+                let why =
+                    || Malformed::Control { length: rest, why: "the stream ended within it".to_owned() };
+                return if rest == 0 { Ok(None) } else { Err(malformed(why())) };
+            };
+            self.pending.extend_from_slice(&chunk);
+        }
+    }
+
+    /// Says that a message was taken into account: the fault point behind its receipt.
+    ///
+    /// # Errors
+    /// [`QuicError::Injected`] when it fired.
+    pub fn taken(&self, name: &str) -> Result<(), QuicError> {
+        fire(&self.connection, "recv.after", name, Duration::ZERO)
+    }
+
+    fn decode(&mut self) -> Result<Option<In>, Malformed> {
+        let Some(prefix) = self.pending.first_chunk::<4>() else { return Ok(None) };
+        let length = control::message_length(*prefix)?;
+        if self.pending.len() - 4 < length {
+            return Ok(None);
+        }
+        self.pending.advance(4);
+        In::from_wire(&self.pending.split_to(length)).map(Some)
+    }
+
+    fn read_chunk(&mut self, deadline: Option<(Duration, Instant)>) -> Result<Option<Bytes>, QuicError> {
+        let read = self.stream.read_chunk(control::MESSAGE_LEN_MAX, true);
+        let peer = self.connection.peer();
+        let handle = self.connection.handle();
+        let chunk = match deadline {
+            None => handle.block_on(read),
+            Some((waited, deadline)) => {
+                let timed = async { tokio::time::timeout_at(deadline.into(), read).await };
+                let silent = QuicError::Silent { peer, what: "control message", waited };
+                handle.block_on(timed).map_err(|_| silent)?
+            }
+        };
+        chunk.map(|chunk| chunk.map(|chunk| chunk.bytes)).map_err(|error| read_error(&self.connection, error))
+    }
+}
+
+/// The client's end of a lane.
+#[derive(Debug)]
+pub struct LaneSender {
+    connection: Connection,
+    stream: SendStream,
+}
+
+impl LaneSender {
+    pub(super) fn new(connection: Connection, stream: SendStream) -> Self {
+        LaneSender { connection, stream }
+    }
+
+    /// Says which session the lane belongs to; before the first frame.
+    ///
+    /// # Errors
+    /// [`QuicError`] when the link is lost.
+    pub fn join(&mut self, join: &Join) -> Result<(), QuicError> {
+        let write = self.stream.write_chunk(Bytes::copy_from_slice(&join.encode()));
+        self.connection.handle().block_on(write).map_err(|error| write_error(&self.connection, error))
+    }
+
+    /// Sends a frame; waits while the window is full.
+    ///
+    /// # Errors
+    /// [`QuicError`] when the link is lost, or the server refused the lane.
+    pub fn send(&mut self, header: &FrameHeader, payload: Bytes) -> Result<(), QuicError> {
+        let mut parts = [Bytes::copy_from_slice(&header.encode()), payload];
+        let write = self.stream.write_all_chunks(&mut parts);
+        self.connection.handle().block_on(write).map_err(|error| write_error(&self.connection, error))
+    }
+
+    /// Says that no more frames come.
+    pub fn finish(&mut self) {
+        let _ = self.stream.finish();
+    }
+}
+
+/// The server's end of a lane.
+#[derive(Debug)]
+pub struct LaneReceiver {
+    connection: Connection,
+    stream: RecvStream,
+}
+
+impl LaneReceiver {
+    pub(super) fn new(connection: Connection, stream: RecvStream) -> Self {
+        LaneReceiver { connection, stream }
+    }
+
+    /// Waits for the join message.
+    ///
+    /// # Errors
+    /// [`QuicError::Silent`] when it does not come, [`QuicError::Malformed`] when it is none.
+    pub fn join(&mut self) -> Result<Join, QuicError> {
+        let peer = self.connection.peer();
+        let mut bytes = [0; JOIN_LEN];
+        let read = self.stream.read_exact(&mut bytes);
+        let read = self.connection.handle().block_on(async { tokio::time::timeout(JOIN_LIMIT, read).await });
+        match read {
+            Err(_) => Err(QuicError::Silent { peer, what: "join message", waited: JOIN_LIMIT }),
+            Ok(Err(error)) => Err(exact_error(&self.connection, error)),
+            Ok(Ok(())) => Join::decode(&bytes).map_err(|source| QuicError::Malformed { peer, source }),
+        }
+    }
+
+    /// Waits for the next frame; `None` when the client has finished the lane. The payload is not unpacked.
+    ///
+    /// # Errors
+    /// [`QuicError::Malformed`] for a header out of bounds, and when the link is lost.
+    pub fn frame(&mut self) -> Result<Option<(FrameHeader, Bytes)>, QuicError> {
+        let peer = self.connection.peer();
+        let mut bytes = [0; HEADER_LEN];
+        let read = self.connection.handle().block_on(self.stream.read_exact(&mut bytes));
+        match read {
+            Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+            Err(error) => return Err(exact_error(&self.connection, error)),
+            Ok(()) => {}
+        }
+        let header = FrameHeader::decode(&bytes).map_err(|source| QuicError::Malformed { peer, source })?;
+        let mut payload = vec![0; header.length as usize];
+        let read = self.connection.handle().block_on(self.stream.read_exact(&mut payload));
+        read.map_err(|error| exact_error(&self.connection, error))?;
+        Ok(Some((header, payload.into())))
+    }
+
+    /// Refuses further frames.
+    pub fn refuse(&mut self, code: Code) {
+        let _ = self.stream.stop(quinn::VarInt::from_u32(code.number()));
+    }
+
+    /// The connection that carries it.
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+}
+
+fn fire(connection: &Connection, place: &str, name: &str, settle: Duration) -> Result<(), QuicError> {
+    if !fault::any_armed() {
+        return Ok(());
+    }
+    let Some(action) = fault::armed(&format!("{}.{place}.{name}", connection.side().word())) else {
+        return Ok(());
+    };
+    std::thread::sleep(settle);
+    let peer = connection.peer();
+    fault::act(action).map_err(|source| {
+        if source == fault::Injected::Cut {
+            connection.cut();
+        }
+        QuicError::Injected { peer, source }
+    })
+}
+
+fn write_error(connection: &Connection, error: WriteError) -> QuicError {
+    let peer = connection.peer();
+    match error {
+        WriteError::ConnectionLost(error) => connection.explain(error),
+        WriteError::Stopped(code) => {
+            let code = Code::from_number(u32::try_from(code.into_inner()).unwrap_or(u32::MAX));
+            QuicError::Closed { peer, code, text: "it takes no more frames on this lane".to_owned() }
+        }
+        other => QuicError::Lost { peer, why: other.to_string() },
+    }
+}
+
+fn read_error(connection: &Connection, error: ReadError) -> QuicError {
+    match error {
+        ReadError::ConnectionLost(error) => connection.explain(error),
+        other => QuicError::Lost { peer: connection.peer(), why: other.to_string() },
+    }
+}
+
+fn exact_error(connection: &Connection, error: ReadExactError) -> QuicError {
+    match error {
+        ReadExactError::ReadError(error) => read_error(connection, error),
+        ReadExactError::FinishedEarly(have) => {
+            let why = format!("a lane ended within a message, after {have} bytes of it");
+            QuicError::Lost { peer: connection.peer(), why }
+        }
+    }
+}
