@@ -8,16 +8,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use godwit_wire::image::manifest::Manifest;
 use godwit_wire::plan::{PAGE_SIZE, PageOwner, RoundPlan};
-
-#[doc(hidden)]
-pub use placeholder::Manifest;
-
-mod placeholder {
-    /// Stands in until `wire::image::manifest` is there.
-    #[derive(Clone, Debug, Default)]
-    pub struct Manifest {}
-}
 
 /// Where a dump's rounds go: a local directory, or a page server over QUIC. All calls block, and may come
 /// from several threads at once.
