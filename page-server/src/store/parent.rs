@@ -60,6 +60,16 @@ impl Level {
         Ok(Self::new(disk, dir, plans.iter(), parent))
     }
 
+    /// The level of a directory whose page lists were read already.
+    pub fn of_lists(
+        disk: Arc<dyn Disk>,
+        dir: PathBuf,
+        lists: &[PagesPlan],
+        parent: Option<Arc<Level>>,
+    ) -> Self {
+        Self::new(disk, dir, lists.iter(), parent)
+    }
+
     fn new<'p>(
         disk: Arc<dyn Disk>,
         dir: PathBuf,

@@ -1,0 +1,4 @@
+//! What the tests of the store and of the restore share.
+#![allow(dead_code, missing_docs)]
+
+pub mod rounds;
