@@ -316,3 +316,11 @@ fn an_oversized_or_foreign_image_is_refused_before_it_is_read() {
         "image files.img, byte 4: magic word 0x50273030 instead of 0x56303138: another kind of file"
     );
 }
+
+#[test]
+fn a_manifest_has_the_bytes_it_always_had() {
+    // A change here is a change of the file format: older programs must still read it, or refuse it.
+    let golden = include_bytes!("golden/godwit-manifest.img");
+    assert_eq!(small_manifest().encode().unwrap()[..], golden[..]);
+    assert_eq!(Manifest::decode(golden).unwrap(), small_manifest());
+}

@@ -234,4 +234,74 @@ mod tests {
         let long = [&[8u8][..], &[0xff; 9], &[2]].concat();
         assert!(matches!(check::<PstreeEntry>(&long), Err(RecordFault::Malformed { .. })));
     }
+
+    /// A default message holds its required fields and nothing else, as prost sees them.
+    fn required_as_prost_sees_them<M: Checked>() {
+        let schema = M::schema();
+        let bytes = M::default().encode_to_vec();
+        let mut fields = Fields { bytes: &bytes, offset: 0 };
+        let mut numbers = Vec::new();
+        while fields.offset < bytes.len() {
+            numbers.push(fields.read().unwrap().0);
+        }
+        let required: Vec<u32> = schema.required.iter().map(|(number, _)| *number).collect();
+        assert_eq!(required, numbers, "{}", schema.name);
+        assert!(required.len() <= 64, "{} fits the scan's bit set", schema.name);
+        check::<M>(&bytes).unwrap();
+    }
+
+    macro_rules! every_message {
+        ($($room:ident: $($message:ident)+;)+) => {
+            $($(required_as_prost_sees_them::<crate::image::$room::$message>();)+)+
+        };
+    }
+
+    #[test]
+    fn schemas_and_structs_require_the_same_fields() {
+        every_message! {
+            cgroup: CgroupPerms CgroupPropEntry CgroupDirEntry CgControllerEntry CgMemberEntry CgSetEntry CgroupEntry;
+            core: TaskCoreEntry TaskKobjIdsEntry ThreadSasEntry ThreadCoreEntry TaskRlimitsEntry CoreEntry;
+            core_x86: UserX86RegsEntry UserX86CetEntry UserX86XsaveEntry UserX86FpregsEntry UserDescT ThreadInfoX86;
+            cpuinfo: CpuinfoX86Entry CpuinfoEntry;
+            creds: CredsEntry;
+            eventfd: EventfdFileEntry;
+            eventpoll: EventpollTfdEntry EventpollFileEntry;
+            ext_file: ExtFileEntry;
+            fdinfo: FdinfoEntry FileEntry;
+            fh: FhEntry;
+            fifo: FifoEntry;
+            file_lock: FileLockEntry;
+            fown: FownEntry;
+            fs: FsEntry;
+            fsnotify: InotifyWdEntry InotifyFileEntry FanotifyInodeMarkEntry FanotifyMountMarkEntry FanotifyMarkEntry FanotifyFileEntry;
+            ghost_file: GhostFileEntry GhostChunkEntry;
+            inventory: PluginsEntry InventoryEntry;
+            memfd: MemfdFileEntry MemfdInodeEntry;
+            mm: AioRingEntry MmEntry;
+            ns: NsFileEntry;
+            pagemap: PagemapHead PagemapEntry;
+            pidfd: PidfdEntry;
+            pidns: PidnsEntry;
+            pipe: PipeEntry;
+            pipe_data: PipeDataEntry;
+            pstree: PstreeEntry;
+            regfile: RegFileEntry;
+            remap_file_path: RemapFilePathEntry;
+            rlimit: RlimitEntry;
+            rseq: RseqEntry;
+            sa: SaEntry;
+            seccomp: SeccompFilter SeccompEntry;
+            siginfo: SiginfoEntry SignalQueueEntry;
+            signalfd: SignalfdEntry;
+            stats: DumpStatsEntry RestoreStatsEntry StatsEntry;
+            time: Timeval;
+            timens: Timespec TimensEntry;
+            timer: ItimerEntry PosixTimerEntry TaskTimersEntry;
+            timerfd: TimerfdEntry;
+            tty: WinsizeEntry TermiosEntry TtyPtyEntry TtyDataEntry TtyInfoEntry TtyFileEntry;
+            userns: UidGidExtent UsernsEntry;
+            utsns: UtsnsEntry;
+            vma: VmaEntry;
+        }
+    }
 }
