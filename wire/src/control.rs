@@ -180,6 +180,9 @@ pub struct OpenSession {
     /// Options that `criu restore` needs for these images (`--shell-job`, ...).
     #[prost(string, repeated, tag = "8")]
     pub restore_options: Vec<String>,
+    /// Whether to go on in a session directory that holds sealed rounds of an earlier command.
+    #[prost(bool, tag = "9")]
+    pub go_on: bool,
 }
 
 /// Announces a round; its page lists follow.
@@ -437,6 +440,12 @@ pub struct SessionOpened {
     /// The session's directory at the server, for people.
     #[prost(string, tag = "6")]
     pub images_dir: String,
+    /// Rounds that are sealed there already, sorted; round numbers go on behind the last.
+    #[prost(uint32, repeated, tag = "7")]
+    pub sealed_rounds: Vec<u32>,
+    /// The token in force (`wire::journal`).
+    #[prost(uint64, tag = "8")]
+    pub journal_token: u64,
 }
 
 /// The page lists are accepted: send frames.

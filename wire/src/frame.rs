@@ -217,7 +217,22 @@ impl FrameHeader {
         Ok(FrameHeader { round, epoch, pages_id, first_slot, pages, kind, codec, length, checksum })
     }
 
-    fn check(&self) -> Result<(), Malformed> {
+    /// The header for this payload: codec, length and checksum filled in.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the payload does not fit what the header says.
+    pub fn with_payload(mut self, codec: Codec, payload: &[u8]) -> Result<Self, Malformed> {
+        bound("length of the payload", payload.len() as u64, u64::from(PAYLOAD_MAX))?;
+        (self.codec, self.length, self.checksum) = (codec, payload.len() as u32, crc32fast::hash(payload));
+        self.check()?;
+        Ok(self)
+    }
+
+    /// Whether the header keeps the bounds of the protocol.
+    ///
+    /// # Errors
+    /// [`Malformed`] as [`FrameHeader::decode`].
+    pub fn check(&self) -> Result<(), Malformed> {
         let pages = u64::from(self.pages);
         if pages == 0 {
             return Err(Malformed::Value { what: "frame pages", value: 0 });
@@ -281,6 +296,21 @@ pub enum Payload {
     Zero,
     /// The hash of each page.
     Same(Vec<[u8; SAME_HASH_LEN]>),
+}
+
+/// Bytes of a block that are tried first when it is packed.
+const PROBE_LEN: usize = 4096;
+/// A packed block is worth it when it is smaller than this many 256ths of itself: unpacking costs too.
+const WORTH_256THS: usize = 230;
+
+/// Packs the data of a frame by lz4 if it shrinks; a block whose first page does not is not tried further.
+pub fn pack(block: &Bytes) -> (Codec, Bytes) {
+    let shrank = |raw: usize, packed: usize| packed * 256 <= raw * WORTH_256THS;
+    if block.len() > PROBE_LEN && !shrank(PROBE_LEN, lz4_flex::block::compress(&block[..PROBE_LEN]).len()) {
+        return (Codec::Raw, block.clone());
+    }
+    let packed = lz4_flex::block::compress(block);
+    if shrank(block.len(), packed.len()) { (Codec::Lz4, packed.into()) } else { (Codec::Raw, block.clone()) }
 }
 
 /// The payload of a SAME frame.

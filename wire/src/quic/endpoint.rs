@@ -327,6 +327,11 @@ impl Connection {
         self.inner.close(VarInt::from_u32(code.number()), text.as_bytes());
     }
 
+    /// Whether the connection is over.
+    pub fn is_closed(&self) -> bool {
+        self.inner.close_reason().is_some()
+    }
+
     /// Waits until the connection is over, but no longer than `limit`. Says whether it is.
     pub fn wait_closed(&self, limit: Duration) -> bool {
         self.core.handle.block_on(async { tokio::time::timeout(limit, self.inner.closed()).await.is_ok() })

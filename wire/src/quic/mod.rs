@@ -17,3 +17,4 @@ pub use endpoint::{Connection, Incoming, Listener, SocketFacts, Stats, Tuning, c
 pub use error::QuicError;
 pub use keys::{Identity, KeysError};
 pub use streams::{ControlReceiver, ControlSender, LaneReceiver, LaneSender, Side};
+pub use tls::random;

@@ -86,6 +86,17 @@ fn provider() -> Arc<CryptoProvider> {
     Arc::new(CryptoProvider { cipher_suites, ..aws_lc_rs::default_provider() })
 }
 
+/// Random bytes from the source that the keys of TLS come from.
+///
+/// # Errors
+/// When the system has no randomness to give.
+pub fn random<const N: usize>() -> std::io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    let filled = aws_lc_rs::default_provider().secure_random.fill(&mut bytes);
+    filled.map_err(|_| std::io::Error::other("no randomness from the system"))?;
+    Ok(bytes)
+}
+
 fn key_file(path: &Path, why: String) -> QuicError {
     QuicError::KeyFile { path: path.to_owned(), why }
 }

@@ -73,6 +73,11 @@ impl FrameGate {
         }
     }
 
+    /// The round whose frames are taken now.
+    pub fn open_round(&self) -> Option<u32> {
+        self.open.map(|open| open.round)
+    }
+
     /// Frames stored in this round and epoch; `None` if that is not the open one.
     pub fn frames(&self, round: u32, epoch: u32) -> Option<u64> {
         self.open.filter(|open| (open.round, open.epoch) == (round, epoch)).map(|open| open.frames)
