@@ -12,7 +12,7 @@ pub const RECORD_PARTS_MAX: u32 = 1 << 22;
 /// Depth of nested messages; CRIU's own are a handful deep, only cgroup directories nest freely.
 pub const DEPTH_MAX: u32 = 64;
 
-/// What a message must hold. One `static` a message, written by [`schema!`] beside its struct.
+/// What a message must hold. One `static` a message, written by the `schema!` macro beside its struct.
 #[derive(Debug)]
 pub struct Schema {
     /// CRIU's name of the message.
