@@ -181,6 +181,12 @@ impl Link {
         self.inner.inbox().machine.phase()
     }
 
+    /// Makes the link dead without a word, as a cut cable does.
+    #[doc(hidden)]
+    pub fn cut(&self) {
+        self.inner.connection.cut();
+    }
+
     /// Smoothed round-trip time.
     pub fn rtt(&self) -> Duration {
         self.stats().rtt

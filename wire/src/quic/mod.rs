@@ -13,7 +13,7 @@ mod socket;
 mod streams;
 mod tls;
 
-pub use endpoint::{Connection, Incoming, Listener, SocketFacts, Stats, Tuning, connect};
+pub use endpoint::{Connection, Incoming, Listener, SocketFacts, Stats, Tuning, connect, connect_speaking};
 pub use error::QuicError;
 pub use keys::{Identity, KeysError};
 pub use streams::{ControlReceiver, ControlSender, LaneReceiver, LaneSender, Side};
