@@ -3,13 +3,45 @@
 //! Every request but SEIZE wants the tracee to be in a ptrace stop and the caller to be the very thread that
 //! seized it; the kernel answers ESRCH otherwise, also when the tracee was killed meanwhile.
 
-use std::mem::{self, MaybeUninit};
+use std::mem;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
 /// General registers of an x86-64 thread, `struct user_regs_struct` (sys/user.h), regset `NT_PRSTATUS`.
-pub type Regs = libc::user_regs_struct;
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[allow(missing_docs, reason = "the fields are the registers that name them")]
+pub struct Regs {
+    pub r15: u64,
+    pub r14: u64,
+    pub r13: u64,
+    pub r12: u64,
+    pub rbp: u64,
+    pub rbx: u64,
+    pub r11: u64,
+    pub r10: u64,
+    pub r9: u64,
+    pub r8: u64,
+    pub rax: u64,
+    pub rcx: u64,
+    pub rdx: u64,
+    pub rsi: u64,
+    pub rdi: u64,
+    /// Number of the system call the thread is in; -1 outside one.
+    pub orig_rax: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub eflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
+    pub fs_base: u64,
+    pub gs_base: u64,
+    pub ds: u64,
+    pub es: u64,
+    pub fs: u64,
+    pub gs: u64,
+}
 
 /// One instruction of a classic BPF program, `struct sock_filter` (linux/filter.h).
 pub type SockFilter = libc::sock_filter;
@@ -35,6 +67,7 @@ pub const NT_X86_XSTATE: u32 = 0x202;
 pub const NT_X86_SHSTK: u32 = 0x204;
 
 const GET_THREAD_AREA: u32 = 25;
+const POKEDATA: u32 = 5;
 const CONT: u32 = 7;
 const SYSCALL: u32 = 24;
 const DETACH: u32 = 17;
@@ -135,15 +168,12 @@ pub fn siginfo(tid: Pid) -> nix::Result<SigInfo> {
 ///
 /// EINVAL: the thread runs 32-bit code, whose register set is shorter.
 pub fn regs(tid: Pid) -> nix::Result<Regs> {
-    let mut regs = MaybeUninit::<Regs>::zeroed();
-    let mut iov = libc::iovec { iov_base: regs.as_mut_ptr().cast(), iov_len: mem::size_of::<Regs>() };
-    // SAFETY: the kernel writes at most iov_len bytes at iov_base and puts the length it wrote into iov.
+    let mut regs = Regs::default();
+    let mut iov = libc::iovec { iov_base: (&raw mut regs).cast(), iov_len: mem::size_of::<Regs>() };
+    // SAFETY: the kernel writes at most iov_len bytes at iov_base, puts the length it wrote into iov, and any bytes
+    // are valid registers.
     unsafe { request(GETREGSET, tid, NT_PRSTATUS as usize, &raw mut iov as usize) }?;
-    if iov.iov_len != mem::size_of::<Regs>() {
-        return Err(Errno::EINVAL);
-    }
-    // SAFETY: all bytes are initialised and every bit pattern is a valid Regs.
-    Ok(unsafe { regs.assume_init() })
+    if iov.iov_len == mem::size_of::<Regs>() { Ok(regs) } else { Err(Errno::EINVAL) }
 }
 
 /// Sets the general registers (PTRACE_SETREGSET, NT_PRSTATUS).
@@ -336,4 +366,12 @@ pub fn thread_area(tid: Pid, index: u32) -> nix::Result<UserDesc> {
     // SAFETY: the kernel writes one user_desc.
     unsafe { request(GET_THREAD_AREA, tid, index as usize, &raw mut desc as usize) }?;
     Ok(desc)
+}
+
+/// Writes one word at any address of the tracee, protection or not (PTRACE_POKEDATA).
+///
+/// Where the page is not writable, the tracee gets a private copy of it. Below a stack it makes the stack grow.
+pub fn poke(tid: Pid, addr: u64, word: u64) -> nix::Result<()> {
+    // SAFETY: POKEDATA reads no memory of ours; the word is passed by value.
+    unsafe { request(POKEDATA, tid, addr as usize, word as usize) }.map(drop)
 }

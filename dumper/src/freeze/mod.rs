@@ -1,0 +1,7 @@
+//! Everything that must be undone, next to its undo.
+//!
+//! [`seize::seize`] stops the threads of a process and gives the guard [`seize::Frozen`], whose drop lets them run on.
+
+mod error;
+mod rseq;
+pub mod seize;

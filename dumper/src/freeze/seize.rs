@@ -1,0 +1,480 @@
+//! Stopping the threads of a process by ptrace, and letting them run on as if nothing had been.
+//!
+//! PTRACE_SEIZE and PTRACE_INTERRUPT stop a thread without a signal of its own. What a thread was about to do stays
+//! as it was: a signal on its way is delivered by the kernel before the stop, a stopped process stays stopped, an
+//! interrupted system call is continued at the detach. All requests must come from the thread that seized.
+
+use std::cell::{Cell, OnceCell};
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::{Pid, getpid};
+
+pub use super::error::FreezeError;
+use super::rseq;
+pub use super::rseq::{Rseq, Section};
+use crate::procfs::tree::{self, Doing};
+use crate::procfs::{attr, stat, status};
+use crate::remote::waiting::{self, Pause};
+use crate::remote::{RemoteError, Session, Surroundings, Target, arch};
+use crate::sys::pidfd;
+use crate::sys::process_vm::{self, Remote};
+use crate::sys::ptrace::{self, Regs};
+use crate::sys::wait::Status;
+
+/// How long a process may take to come to a stop.
+pub const FREEZE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Room for the XSAVE area: AMX makes it 11 KiB. A longer one is read again with more.
+const XSTATE_BYTES: usize = 16 << 10;
+
+/// A stopped thread, with the state it was found in.
+pub struct Thread {
+    /// The thread.
+    pub tid: Pid,
+    /// The registers as first seen, before any remote call.
+    pub regs: Regs,
+    /// The floating-point state: NT_X86_XSTATE, or NT_PRFPREG on a machine without XSAVE.
+    pub xstate: Vec<u8>,
+    /// Blocked signals, bit n-1 for signal n.
+    pub sigmask: u64,
+    /// The restartable-sequence area, as found before the thread ran again.
+    pub rseq: Option<Rseq>,
+    /// The stop signal, if the thread was found in a group stop.
+    pub group_stop: Option<i32>,
+    resumed: Regs,
+    settled: Regs,
+    busy: Cell<bool>,
+}
+
+/// A process (or one thread of it) that is stopped. Dropping it lets all run on, as [`Frozen::thaw`] does.
+///
+/// Not `Send`: the kernel answers only the thread that seized.
+pub struct Frozen {
+    pid: Pid,
+    pidfd: OwnedFd,
+    threads: Vec<Thread>,
+    surroundings: OnceCell<Surroundings>,
+    not_send: PhantomData<*const ()>,
+}
+
+/// Stops every thread of process `pid`, within [`FREEZE_LIMIT`].
+pub fn seize(pid: Pid) -> Result<Frozen, FreezeError> {
+    seize_within(pid, FREEZE_LIMIT)
+}
+
+/// Stops every thread of process `pid` within `limit`, or lets them all run on and says why.
+pub fn seize_within(pid: Pid, limit: Duration) -> Result<Frozen, FreezeError> {
+    let mut seizing = Seizing::begin(pid, limit)?;
+    loop {
+        let fresh: Vec<Pid> = seizing.list()?.into_iter().filter(|tid| !seizing.has(*tid)).collect();
+        if fresh.is_empty() {
+            break;
+        }
+        if Instant::now() >= seizing.deadline {
+            return Err(FreezeError::Unsteady { pid, waited: limit });
+        }
+        for tid in fresh {
+            seizing.attach(tid)?;
+        }
+        seizing.await_stops()?;
+    }
+    if !seizing.has(pid) {
+        let alone = seizing.taken.stopped.is_empty();
+        return Err(if alone { FreezeError::Died { pid } } else { FreezeError::LeaderExited { pid } });
+    }
+    seizing.complete()
+}
+
+/// Stops one thread of process `pid`, the one that notices least; the others run.
+///
+/// A thread that runs or waits in a restartable call is preferred: a few calls (epoll_wait with a time limit and
+/// the like) end with EINTR at any stop.
+pub fn seize_one(pid: Pid) -> Result<Frozen, FreezeError> {
+    let mut seizing = Seizing::begin(pid, FREEZE_LIMIT)?;
+    let mut tids = seizing.list()?;
+    tids.sort_by_key(|tid| match tree::syscall(pid, *tid) {
+        Ok(Doing::Running) => 0,
+        Ok(Doing::Syscall { nr }) if !arch::may_end_by_stop(nr) => 1,
+        Ok(Doing::Blocked) => 2,
+        Ok(Doing::Syscall { .. }) => 3,
+        Err(_) => 4,
+    });
+    for tid in tids {
+        seizing.attach(tid)?;
+        seizing.await_stops()?;
+        if seizing.has(tid) {
+            return seizing.complete();
+        }
+    }
+    Err(FreezeError::Died { pid })
+}
+
+/// A process on its way to a stop.
+struct Seizing {
+    pid: Pid,
+    pidfd: OwnedFd,
+    taken: Taken,
+    limit: Duration,
+    deadline: Instant,
+}
+
+/// The threads taken so far; dropping it lets them run on.
+#[derive(Default)]
+struct Taken {
+    /// Stopped, each with the signal of its group stop.
+    stopped: Vec<(Pid, Option<i32>)>,
+    /// Asked to stop.
+    interrupted: Vec<Pid>,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        for tid in self.interrupted.drain(..).chain(self.stopped.drain(..).map(|(tid, _)| tid)) {
+            let_go(tid);
+        }
+    }
+}
+
+/// Ends the tracing of a thread in whatever state it is. One that does not stop is left to the kernel, which
+/// detaches all when the tracing thread ends.
+fn let_go(tid: Pid) {
+    const GRACE: Duration = Duration::from_millis(100);
+    if ptrace::detach(tid, 0).is_ok() || ptrace::interrupt(tid).is_err() {
+        return;
+    }
+    if let Ok(Some(Status::Stopped { signal, event })) = waiting::report(tid, Instant::now() + GRACE) {
+        // Only in a signal-delivery-stop does the number stand for a signal that would be lost.
+        let _ = ptrace::detach(tid, if event == 0 { signal & 0x7f } else { 0 });
+    }
+}
+
+impl Seizing {
+    fn begin(pid: Pid, limit: Duration) -> Result<Seizing, FreezeError> {
+        refuse_what_cannot_be_stopped(pid)?;
+        let pidfd = pidfd::open(pid).map_err(|errno| match errno {
+            Errno::ESRCH => FreezeError::NoProcess { pid },
+            source => FreezeError::Ptrace { tid: pid, request: "pidfd_open", source },
+        })?;
+        Ok(Seizing { pid, pidfd, taken: Taken::default(), limit, deadline: Instant::now() + limit })
+    }
+
+    fn has(&self, tid: Pid) -> bool {
+        self.taken.stopped.iter().any(|(stopped, _)| *stopped == tid)
+    }
+
+    fn list(&self) -> Result<Vec<Pid>, FreezeError> {
+        let pid = self.pid;
+        tree::threads(pid)
+            .map_err(|error| if error.is_gone() { FreezeError::Died { pid } } else { error.into() })
+    }
+
+    /// Seizes and interrupts a thread. One that ends meanwhile is no error.
+    fn attach(&mut self, tid: Pid) -> Result<(), FreezeError> {
+        match ptrace::seize(tid, ptrace::O_TRACESYSGOOD) {
+            Ok(()) => {}
+            Err(Errno::ESRCH) => return Ok(()),
+            Err(errno) => return self.explain_refusal(tid, errno),
+        }
+        self.taken.interrupted.push(tid);
+        match ptrace::interrupt(tid) {
+            // ESRCH: it has just died; its end is reported to the wait.
+            Ok(()) | Err(Errno::ESRCH) => Ok(()),
+            Err(source) => Err(FreezeError::Ptrace { tid, request: "PTRACE_INTERRUPT", source }),
+        }
+    }
+
+    /// Why a seize failed with EPERM: somebody else traces it, it is ending, or there is no right.
+    fn explain_refusal(&self, tid: Pid, source: Errno) -> Result<(), FreezeError> {
+        let pid = self.pid;
+        let Ok(status) = status::read_thread(pid, tid) else { return Ok(()) };
+        if status.tracer_pid != 0 {
+            return Err(traced(pid, tid, status.tracer_pid));
+        }
+        let stat = stat::read_thread(pid, tid);
+        let ending = stat.map_or(true, |stat| stat.is_zombie() || stat.flags & stat::PF_EXITING != 0);
+        match ending {
+            true if tid == pid => Err(FreezeError::LeaderExited { pid }),
+            true => Ok(()),
+            false => Err(FreezeError::NotPermitted { pid, tid, source }),
+        }
+    }
+
+    /// Waits until every interrupted thread has stopped or ended.
+    fn await_stops(&mut self) -> Result<(), FreezeError> {
+        let mut pause = Pause::new();
+        while !self.taken.interrupted.is_empty() {
+            let before = self.taken.interrupted.len();
+            for tid in std::mem::take(&mut self.taken.interrupted) {
+                match crate::sys::wait::try_wait(tid) {
+                    Ok(None | Some(Status::Continued)) => self.taken.interrupted.push(tid),
+                    Ok(Some(Status::Stopped { signal, event: ptrace::EVENT_STOP })) => {
+                        self.taken
+                            .stopped
+                            .push((tid, Some(signal).filter(|signal| *signal != libc::SIGTRAP)));
+                    }
+                    // A signal was on its way before the stop. It is delivered now: the stop follows when its
+                    // handler is set up, its effect has begun, or it is dropped.
+                    Ok(Some(Status::Stopped { signal, event })) => {
+                        if ptrace::cont(tid, if event == 0 { signal & 0x7f } else { 0 }).is_ok() {
+                            self.taken.interrupted.push(tid);
+                        }
+                    }
+                    // ECHILD: it made an execve and goes by another id now.
+                    Ok(Some(Status::Exited(_) | Status::Killed(_))) | Err(_) => {}
+                }
+            }
+            if self.taken.interrupted.len() == before {
+                self.look_at_stragglers(&pause)?;
+                pause.pause();
+            }
+        }
+        Ok(())
+    }
+
+    /// Errs when time is up, and drops a first thread that has ended: the kernel reports that only with the last.
+    fn look_at_stragglers(&mut self, pause: &Pause) -> Result<(), FreezeError> {
+        if !pause.is_sleeping() {
+            return Ok(());
+        }
+        let pid = self.pid;
+        if self.taken.interrupted.contains(&pid)
+            && stat::read_thread(pid, pid).map_or(true, |stat| stat.is_zombie())
+        {
+            return Err(FreezeError::LeaderExited { pid });
+        }
+        if Instant::now() < self.deadline {
+            return Ok(());
+        }
+        let tid = self.taken.interrupted[0];
+        let state = stat::read_thread(pid, tid).map_or('?', |stat| char::from(stat.state));
+        let wchan = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan"));
+        let wchan = wchan.ok().filter(|name| name != "0").unwrap_or_else(|| "?".to_owned());
+        Err(FreezeError::Unstoppable { pid, tid, waited: self.limit, state, wchan })
+    }
+
+    /// Saves the state of every stopped thread.
+    fn complete(mut self) -> Result<Frozen, FreezeError> {
+        let pid = self.pid;
+        let mut threads = Vec::with_capacity(self.taken.stopped.len());
+        for (tid, group_stop) in &self.taken.stopped {
+            match Thread::save(pid, *tid, *group_stop) {
+                Ok(thread) => threads.push(thread),
+                // Killed while it was stopped.
+                Err(FreezeError::Ptrace { source: Errno::ESRCH, .. }) if *tid != pid => {}
+                Err(FreezeError::Ptrace { source: Errno::ESRCH, .. }) => {
+                    return Err(FreezeError::Died { pid });
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        threads.sort_by_key(|thread| (thread.tid != pid, thread.tid.as_raw()));
+        if threads.is_empty() {
+            return Err(FreezeError::Died { pid });
+        }
+        // From here on the guard undoes it.
+        self.taken.stopped.clear();
+        let surroundings = OnceCell::new();
+        Ok(Frozen { pid, pidfd: self.pidfd, threads, surroundings, not_send: PhantomData })
+    }
+}
+
+fn refuse_what_cannot_be_stopped(pid: Pid) -> Result<(), FreezeError> {
+    let gone = |error: crate::procfs::ProcfsError| {
+        if error.is_gone() { FreezeError::NoProcess { pid } } else { error.into() }
+    };
+    if pid == getpid() {
+        return Err(FreezeError::Itself { pid });
+    }
+    let status = status::read(pid).map_err(gone)?;
+    if status.tgid == getpid().as_raw() {
+        return Err(FreezeError::Itself { pid });
+    }
+    if status.tgid != pid.as_raw() {
+        return Err(FreezeError::NotALeader { pid, leader: Pid::from_raw(status.tgid) });
+    }
+    let stat = stat::read(pid).map_err(gone)?;
+    if stat.is_kernel_thread() {
+        return Err(FreezeError::KernelThread { pid });
+    }
+    if stat.is_zombie() {
+        let others = tree::threads(pid).map_or(0, |threads| threads.len()) > 1;
+        return Err(if others { FreezeError::LeaderExited { pid } } else { FreezeError::Zombie { pid } });
+    }
+    if status.tracer_pid != 0 {
+        return Err(traced(pid, pid, status.tracer_pid));
+    }
+    Ok(())
+}
+
+fn traced(pid: Pid, tid: Pid, tracer: i32) -> FreezeError {
+    let tracer = Pid::from_raw(tracer);
+    let tracer_comm = attr::comm(tracer, tracer).map_or_else(
+        |_| "of another pid namespace or just gone".to_owned(),
+        |comm| String::from_utf8_lossy(&comm).into_owned(),
+    );
+    FreezeError::AlreadyTraced { pid, tid, tracer, tracer_comm }
+}
+
+impl Thread {
+    /// Reads everything that a later remote call would disturb.
+    fn save(pid: Pid, tid: Pid, group_stop: Option<i32>) -> Result<Thread, FreezeError> {
+        let failed = |request| move |source| FreezeError::Ptrace { tid, request, source };
+        let regs = ptrace::regs(tid).map_err(|errno| match errno {
+            Errno::EINVAL => FreezeError::Compat { pid, tid },
+            source => FreezeError::Ptrace { tid, request: "PTRACE_GETREGSET", source },
+        })?;
+        let xstate = read_xstate(tid).map_err(failed("PTRACE_GETREGSET of the XSAVE area"))?;
+        let sigmask = ptrace::sigmask(tid).map_err(failed("PTRACE_GETSIGMASK"))?;
+        let rseq = rseq::read(pid, tid).map_err(failed("PTRACE_GET_RSEQ_CONFIGURATION"))?;
+
+        let abort = rseq.as_ref().and_then(|rseq| rseq.abort_ip(regs.rip));
+        let resumed = arch::resumed(&regs, abort);
+        let restarted =
+            arch::needs_restarted_call(&resumed).then(|| restarted_call(pid, resumed.rip)).flatten();
+        let settled = arch::settled(&resumed, restarted);
+        if resumed != regs {
+            // At once, so that it also holds for a dumper that is killed before it detaches.
+            ptrace::set_regs(tid, &resumed).map_err(failed("PTRACE_SETREGSET"))?;
+        }
+        Ok(Thread { tid, regs, settled, xstate, sigmask, rseq, group_stop, resumed, busy: Cell::new(false) })
+    }
+
+    /// The registers that an image must hold; see [`arch::settled`].
+    pub fn regs_to_dump(&self) -> Regs {
+        self.settled
+    }
+
+    fn target(&self) -> Target<'_> {
+        Target {
+            tid: self.tid,
+            resumed: &self.resumed,
+            settled: &self.settled,
+            sigmask: self.sigmask,
+            xstate: &self.xstate,
+            busy: &self.busy,
+        }
+    }
+}
+
+fn read_xstate(tid: Pid) -> nix::Result<Vec<u8>> {
+    let mut room = XSTATE_BYTES;
+    loop {
+        let mut area = match ptrace::regset(tid, ptrace::NT_X86_XSTATE, room) {
+            Err(Errno::ENODEV | Errno::EINVAL) => ptrace::regset(tid, ptrace::NT_PRFPREG, room)?,
+            other => other?,
+        };
+        if area.len() < room {
+            area.shrink_to_fit();
+            return Ok(area);
+        }
+        room *= 2;
+    }
+}
+
+/// The call that `restart_syscall` stands for, from the code before its instruction.
+fn restarted_call(pid: Pid, rip: u64) -> Option<u64> {
+    let mut code = [0u8; 7];
+    let (addr, len) = (rip.checked_sub(7)?, code.len());
+    let count = process_vm::read(pid, &[Remote { addr, len }], &mut code).ok()?;
+    (count == len).then(|| arch::restarted_call(&code)).flatten()
+}
+
+impl Frozen {
+    /// The process.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// A descriptor of the process, opened before it was stopped.
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// The stopped threads: the leader first (if it is among them), the others by rising id.
+    pub fn threads(&self) -> &[Thread] {
+        &self.threads
+    }
+
+    /// The first of them, the leader when the whole process was stopped.
+    pub fn leader(&self) -> &Thread {
+        // A Frozen has at least one thread: both ways to make one end with an error otherwise.
+        &self.threads[0]
+    }
+
+    /// The stopped thread `tid`.
+    pub fn thread(&self, tid: Pid) -> Option<&Thread> {
+        self.threads.iter().find(|thread| thread.tid == tid)
+    }
+
+    /// The saved state of thread `tid`.
+    ///
+    /// # Errors
+    /// When it is not among the stopped ones.
+    pub fn state(&self, tid: Pid) -> Result<&Thread, FreezeError> {
+        self.thread(tid).ok_or(FreezeError::NotFrozen { pid: self.pid, tid })
+    }
+
+    /// The registers of thread `tid` as first seen.
+    pub fn regs(&self, tid: Pid) -> Option<&Regs> {
+        self.thread(tid).map(|thread| &thread.regs)
+    }
+
+    /// The signal that had stopped the process before we did (SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU).
+    pub fn stopped_by(&self) -> Option<i32> {
+        self.threads.iter().find_map(|thread| thread.group_stop)
+    }
+
+    /// Takes hold of thread `tid` for remote system calls.
+    pub fn remote(&self, tid: Pid) -> Result<Session<'_>, RemoteError> {
+        let thread = self.thread(tid).ok_or(RemoteError::NotFrozen { tid })?;
+        Session::open(thread.target(), self.surroundings()?)
+    }
+
+    /// Takes hold of a further thread while `session` has another one of this process; see [`Session::open_beside`].
+    pub fn remote_beside<'s>(
+        &'s self,
+        session: &'s Session<'_>,
+        tid: Pid,
+    ) -> Result<Session<'s>, RemoteError> {
+        let thread = self.thread(tid).ok_or(RemoteError::NotFrozen { tid })?;
+        session.open_beside(thread.target())
+    }
+
+    fn surroundings(&self) -> Result<&Surroundings, RemoteError> {
+        if let Some(known) = self.surroundings.get() {
+            return Ok(known);
+        }
+        let found = Surroundings::of(self.pid)?;
+        Ok(self.surroundings.get_or_init(|| found))
+    }
+
+    /// Lets all threads run on. A process that was killed meanwhile is no error.
+    pub fn thaw(mut self) -> Result<(), FreezeError> {
+        self.detach()
+    }
+
+    fn detach(&mut self) -> Result<(), FreezeError> {
+        let mut first_failure = Ok(());
+        for thread in self.threads.drain(..) {
+            match ptrace::detach(thread.tid, 0) {
+                Ok(()) | Err(Errno::ESRCH) => {}
+                Err(source) => {
+                    let failure = FreezeError::Ptrace { tid: thread.tid, request: "PTRACE_DETACH", source };
+                    first_failure = first_failure.and(Err(failure));
+                }
+            }
+        }
+        first_failure
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        if let Err(error) = self.detach() {
+            tracing::warn!(pid = self.pid.as_raw(), %error, "a thread could not be let go");
+        }
+    }
+}

@@ -1,0 +1,567 @@
+//! A thread lent for remote system calls, and given back as it was.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::arch::{self, Frame};
+use super::error::RemoteError;
+use super::gadget::{Gadgets, Restorer};
+use super::place::{self, Place, PlaceKind};
+use super::waiting;
+use crate::procfs::{maps, status};
+use crate::sys::process_vm::{self, Remote};
+use crate::sys::ptrace::{self, Regs};
+use crate::sys::wait::Status;
+
+/// Name of a scratch mapping, as /proc/PID/maps shows it on kernels with CONFIG_ANON_VMA_NAME.
+pub const SCRATCH_NAME: &str = "godwit-scratch";
+
+/// Where a scratch mapping lies unless that address is taken: "godw" in ASCII.
+///
+/// Kernels without names for anonymous memory show this alone. A mapping here that no session owns is a leftover
+/// of a killed dumper.
+pub const SCRATCH_HINT: u64 = 0x676f_6477_0000;
+
+/// Bytes of a session's scratch memory that its caller may use.
+const DATA_BYTES: usize = 8192;
+
+/// How long a remote call may take. The calls a dump makes do not block.
+const CALL_LIMIT: Duration = Duration::from_secs(5);
+
+/// How often a call is made again that something unrelated interrupted.
+const RESTARTS_MAX: u32 = 16;
+
+const ALL_SIGNALS: u64 = u64::MAX;
+
+/// What a session needs to know of the process around the thread; the same for all its threads.
+pub struct Surroundings {
+    pid: Pid,
+    vmas: Vec<maps::Vma>,
+    gadgets: Gadgets,
+    /// Sessions that use a lent restorer; the last one takes it away.
+    borrowers: Cell<u32>,
+    /// Whether the kernel can name anonymous memory; false once it said no.
+    names_memory: Cell<bool>,
+}
+
+impl Surroundings {
+    /// Reads the mappings of a stopped process and looks through its code.
+    pub fn of(pid: Pid) -> Result<Surroundings, RemoteError> {
+        let vmas = maps::read(pid)?;
+        let gadgets = Gadgets::find(pid, &vmas)?;
+        Ok(Surroundings { pid, vmas, gadgets, borrowers: Cell::new(0), names_memory: Cell::new(true) })
+    }
+}
+
+/// A thread in a ptrace stop of kind PTRACE_EVENT_STOP, and the state it must come back to.
+#[derive(Clone, Copy)]
+pub struct Target<'a> {
+    /// The thread.
+    pub tid: Pid,
+    /// The registers it goes on with when nothing goes wrong ([`arch::resumed`]).
+    pub resumed: &'a Regs,
+    /// The registers it goes on with when the kernel's memory of its call is lost ([`arch::settled`]).
+    pub settled: &'a Regs,
+    /// Its blocked signals.
+    pub sigmask: u64,
+    /// Its floating-point state (NT_X86_XSTATE).
+    pub xstate: &'a [u8],
+    /// Set while a session has the thread.
+    pub busy: &'a Cell<bool>,
+}
+
+/// Memory in the target that a session's caller may use for arguments and results.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scratch {
+    /// First address there, a multiple of 16.
+    pub addr: u64,
+    /// Length in bytes.
+    pub len: usize,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Parked, in the PTRACE_EVENT_STOP it was found in.
+    Fresh,
+    /// Parked, at the exit of a call.
+    AtExit,
+    /// Running: a call did not come back. The frame heals the thread when it does.
+    Lost,
+    /// Gone.
+    Dead,
+    /// Given back.
+    Settled,
+}
+
+/// A thread lent for remote system calls; see the room's first page for how it stays safe.
+///
+/// Dropping it gives the thread back as it was, as [`Session::finish`] does, but without a word of failure.
+pub struct Session<'a> {
+    target: Target<'a>,
+    around: &'a Surroundings,
+    frame: Frame,
+    state: State,
+    /// Where the frame in force lies.
+    home: u64,
+    restorer: u64,
+    lends: bool,
+    place: Place,
+    borrowed: Vec<u8>,
+    /// The mapping of this session, (address, length).
+    mapping: Option<(u64, u64)>,
+    scratch: Option<Scratch>,
+    /// Room for the frame of a session beside this one.
+    beside: Option<(u64, Scratch)>,
+}
+
+impl<'a> Session<'a> {
+    /// Takes hold of a stopped thread. All goes back when the session ends.
+    pub fn open(target: Target<'a>, around: &'a Surroundings) -> Result<Session<'a>, RemoteError> {
+        let frame = Frame::new(target.settled, target.sigmask, target.xstate);
+        // With room for data too the session can do without a mapping, should there be none to have.
+        let frame_bytes = frame.len_max().next_multiple_of(16);
+        let (place, data) = [DATA_BYTES, 0]
+            .iter()
+            .find_map(|data| Some((choose_place(&target, around, frame_bytes + data)?, *data)))
+            .ok_or(RemoteError::NoRoom { pid: around.pid, tid: target.tid, need: frame_bytes })?;
+        let scratch = (data > 0).then_some(Scratch { addr: place.at + frame_bytes as u64, len: data });
+        let mut session = Session::begin(target, around, frame, place, scratch)?;
+        session.borrow_place(frame_bytes + data)?;
+        session.park()?;
+        session.map_scratch()?;
+        Ok(session)
+    }
+
+    /// Takes hold of a further thread of the same process, in the scratch memory of this session.
+    ///
+    /// Much cheaper than [`Session::open`], and no memory of the thread itself is touched. Only one at a time.
+    pub fn open_beside<'s>(&'s self, target: Target<'s>) -> Result<Session<'s>, RemoteError> {
+        let frame = Frame::new(target.settled, target.sigmask, target.xstate);
+        let Some((at, scratch)) =
+            self.beside.filter(|(at, scratch)| frame.len_max() as u64 <= scratch.addr - at)
+        else {
+            return Session::open(target, self.around);
+        };
+        let place = Place { at, kind: PlaceKind::Scratch };
+        let mut session = Session::begin(target, self.around, frame, place, Some(scratch))?;
+        session.park()?;
+        Ok(session)
+    }
+
+    /// Checks the thread's mode and lends it a restorer. Nothing of the thread itself is changed yet.
+    fn begin(
+        target: Target<'a>,
+        around: &'a Surroundings,
+        frame: Frame,
+        place: Place,
+        scratch: Option<Scratch>,
+    ) -> Result<Session<'a>, RemoteError> {
+        let tid = target.tid;
+        let status = status::read_thread(around.pid, tid)?;
+        if status.shadow_stack {
+            return Err(RemoteError::Mode { tid, mode: "has a user shadow stack" });
+        }
+        if target.busy.replace(true) {
+            return Err(RemoteError::Busy { tid });
+        }
+        let (restorer, lends) = match around.gadgets.restorer {
+            Restorer::Found(at) => (at, false),
+            Restorer::Lendable(at) => (at, true),
+        };
+        let mut session = Session {
+            target,
+            around,
+            frame,
+            state: State::Settled,
+            home: place.at,
+            restorer,
+            lends: false,
+            place,
+            borrowed: Vec::new(),
+            mapping: None,
+            scratch,
+            beside: None,
+        };
+        if lends {
+            session.lend_restorer()?;
+        }
+        if status.seccomp != 0 {
+            session.suspend_seccomp()?;
+        }
+        Ok(session)
+    }
+
+    fn suspend_seccomp(&self) -> Result<(), RemoteError> {
+        let tid = self.target.tid;
+        ptrace::set_options(tid, ptrace::O_TRACESYSGOOD | ptrace::O_SUSPEND_SECCOMP).map_err(|errno| match errno {
+            Errno::EPERM => RemoteError::Mode {
+                tid,
+                mode: "is under seccomp, and suspending that wants CAP_SYS_ADMIN and a dumper without seccomp of its own",
+            },
+            errno => RemoteError::ptrace(tid, "PTRACE_SETOPTIONS")(errno),
+        })
+    }
+
+    /// The thread.
+    pub fn tid(&self) -> Pid {
+        self.target.tid
+    }
+
+    /// Memory in the target for arguments and results; it keeps what is written until the session ends.
+    pub fn scratch(&self) -> Result<Scratch, RemoteError> {
+        let (pid, tid) = (self.around.pid, self.target.tid);
+        self.scratch.ok_or(RemoteError::NoRoom { pid, tid, need: DATA_BYTES })
+    }
+
+    /// Runs system call `nr` (`libc::SYS_*`) in the thread and gives its result, an error number as [`RemoteError::Call`].
+    ///
+    /// Calls that block, end the thread or change its stack, mask or memory under the session are not for this.
+    pub fn syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<u64, RemoteError> {
+        let tid = self.target.tid;
+        let mut restarts = 0;
+        loop {
+            let result = self.call_once(nr, args)?;
+            if arch::is_restart(result) && restarts < RESTARTS_MAX {
+                restarts += 1;
+                continue;
+            }
+            return match result {
+                -4095..=-1 => Err(RemoteError::Call { tid, nr, errno: Errno::from_raw(-result as i32) }),
+                result => Ok(result as u64),
+            };
+        }
+    }
+
+    /// Writes into the target's memory, scratch or not.
+    pub fn write(&self, addr: u64, bytes: &[u8]) -> Result<(), RemoteError> {
+        write_all(self.around.pid, addr, bytes)
+    }
+
+    /// Reads the target's memory.
+    pub fn read(&self, addr: u64, into: &mut [u8]) -> Result<(), RemoteError> {
+        let (pid, len) = (self.around.pid, into.len());
+        let failed = |source| RemoteError::Memory { pid, access: "read", addr, len, source };
+        match process_vm::read(pid, &[Remote { addr, len }], into) {
+            Ok(count) if count == len => Ok(()),
+            Ok(_) => Err(failed(Errno::EFAULT)),
+            Err(errno) => Err(failed(errno)),
+        }
+    }
+
+    /// Gives the thread back: parked in PTRACE_EVENT_STOP with its own registers, mask and memory.
+    pub fn finish(mut self) -> Result<(), RemoteError> {
+        self.settle()
+    }
+
+    /// One call, from parked to parked.
+    fn call_once(&mut self, nr: i64, args: [u64; 6]) -> Result<i64, RemoteError> {
+        let tid = self.target.tid;
+        match self.state {
+            State::Fresh | State::AtExit => {}
+            State::Dead => return Err(RemoteError::Died { tid }),
+            State::Lost | State::Settled => {
+                return Err(RemoteError::Stuck { tid, nr, waited: Duration::ZERO });
+            }
+        }
+        let gadgets = &self.around.gadgets;
+        let parked = arch::parked(self.target.settled, gadgets.syscall, self.home);
+        self.run_to_syscall_stop(nr)?;
+        let back = if gadgets.returns { gadgets.syscall + arch::SYSCALL_LEN } else { self.restorer };
+        let entry = arch::call(&parked, nr as u64, args, back, self.home, gadgets.returns);
+        self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &entry))?;
+        self.run_to_syscall_stop(nr)?;
+        let exit = self.ptrace("PTRACE_GETREGSET", ptrace::regs)?;
+        self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &parked))?;
+        self.state = State::AtExit;
+        Ok(arch::result(&exit))
+    }
+
+    /// Lets the thread run to its next system call stop.
+    fn run_to_syscall_stop(&mut self, nr: i64) -> Result<(), RemoteError> {
+        const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
+        let tid = self.target.tid;
+        let mut deliver = 0;
+        let deadline = Instant::now() + CALL_LIMIT;
+        loop {
+            self.ptrace("PTRACE_SYSCALL", |tid| ptrace::syscall_stop(tid, deliver))?;
+            deliver = match self.await_stop(nr, deadline)? {
+                (SYSCALL_STOP, 0) => return Ok(()),
+                // A group stop began or ended around us, or an interrupt was left over. The kernel keeps the
+                // group stop in force for the thread and puts it into effect when it is detached.
+                (_, ptrace::EVENT_STOP) => 0,
+                // The one signal that cannot be blocked and does not kill: it begins a group stop.
+                (libc::SIGSTOP, 0) => libc::SIGSTOP,
+                (signal, _) => return Err(RemoteError::Fault { tid, signal }),
+            }
+        }
+    }
+
+    /// The next stop, as (signal, event).
+    fn await_stop(&mut self, nr: i64, deadline: Instant) -> Result<(i32, i32), RemoteError> {
+        let tid = self.target.tid;
+        loop {
+            match waiting::report(tid, deadline) {
+                Ok(Some(Status::Stopped { signal, event })) => return Ok((signal, event)),
+                Ok(Some(Status::Continued)) => {}
+                Ok(None) => {
+                    self.state = State::Lost;
+                    return Err(RemoteError::Stuck { tid, nr, waited: CALL_LIMIT });
+                }
+                Ok(Some(Status::Exited(_) | Status::Killed(_))) | Err(_) => {
+                    self.state = State::Dead;
+                    return Err(RemoteError::Died { tid });
+                }
+            }
+        }
+    }
+
+    fn ptrace<T>(
+        &mut self,
+        request: &'static str,
+        call: impl FnOnce(Pid) -> nix::Result<T>,
+    ) -> Result<T, RemoteError> {
+        call(self.target.tid).map_err(|errno| {
+            if errno == Errno::ESRCH {
+                self.state = State::Dead;
+            }
+            RemoteError::ptrace(self.target.tid, request)(errno)
+        })
+    }
+
+    /// Puts the frame in force: from here on the thread's own state lies in it alone.
+    fn park(&mut self) -> Result<(), RemoteError> {
+        self.put_frame(self.home)?;
+        let parked = arch::parked(self.target.settled, self.around.gadgets.syscall, self.home);
+        self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &parked))?;
+        self.state = State::Fresh;
+        self.ptrace("PTRACE_SETSIGMASK", |tid| ptrace::set_sigmask(tid, ALL_SIGNALS))
+    }
+
+    fn put_frame(&self, at: u64) -> Result<(), RemoteError> {
+        self.write(at, &self.frame.bytes(at, self.restorer))
+    }
+
+    /// Writes the frame at `at` and puts that one in force.
+    fn move_home(&mut self, at: u64) -> Result<(), RemoteError> {
+        self.put_frame(at)?;
+        let parked = arch::parked(self.target.settled, self.around.gadgets.syscall, at);
+        self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &parked))?;
+        self.home = at;
+        Ok(())
+    }
+
+    /// Maps scratch memory and moves the frame there. Without memory to have, the stack must do.
+    fn map_scratch(&mut self) -> Result<(), RemoteError> {
+        const PROT: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+        const FLAGS: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        let frame_bytes = self.frame.len_max().next_multiple_of(64) as u64;
+        let data = DATA_BYTES as u64;
+        let len = (2 * (frame_bytes + data)).next_multiple_of(4096);
+        let addr = match self.syscall(libc::SYS_mmap, [SCRATCH_HINT, len, PROT, FLAGS, u64::MAX, 0]) {
+            Ok(addr) => addr,
+            Err(RemoteError::Call { .. }) => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        self.mapping = Some((addr, len));
+        self.name_scratch(addr, len)?;
+        // This session's data and frame, then those of one beside it.
+        self.move_home(addr + data)?;
+        self.put_back()?;
+        self.scratch = Some(Scratch { addr, len: DATA_BYTES });
+        let second = addr + data + frame_bytes;
+        self.beside = Some((second, Scratch { addr: second + frame_bytes, len: DATA_BYTES }));
+        Ok(())
+    }
+
+    /// Names the mapping, so that one that a killed dumper left behind can be told from the program's own.
+    fn name_scratch(&mut self, addr: u64, len: u64) -> Result<(), RemoteError> {
+        const PR_SET_VMA: u64 = 0x5356_4d41;
+        const PR_SET_VMA_ANON_NAME: u64 = 0;
+        if !self.around.names_memory.get() {
+            return Ok(());
+        }
+        let name = [SCRATCH_NAME.as_bytes(), &[0]].concat();
+        self.write(addr, &name)?;
+        match self.syscall(libc::SYS_prctl, [PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr, len, addr, 0]) {
+            Ok(_) => Ok(()),
+            Err(RemoteError::Call { .. }) => {
+                self.around.names_memory.set(false);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Keeps the bytes at the place, or makes the stack grow down to it.
+    fn borrow_place(&mut self, len: usize) -> Result<(), RemoteError> {
+        let at = self.place.at;
+        self.borrowed = vec![0; len];
+        match self.place.kind {
+            PlaceKind::Own => {
+                let mut bytes = vec![0; len];
+                self.read(at, &mut bytes)?;
+                self.borrowed = bytes;
+            }
+            PlaceKind::Grow => self.ptrace("PTRACE_POKEDATA", |tid| ptrace::poke(tid, at, 0))?,
+            PlaceKind::Main => {}
+            PlaceKind::Scratch => self.borrowed.clear(),
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the place is still free, or finds another: its thread may have run meanwhile.
+    fn borrow_again(&mut self) -> Result<(), RemoteError> {
+        let len = self.borrowed.len();
+        let free = matches!(self.place.kind, PlaceKind::Own | PlaceKind::Scratch)
+            || read_part(self.around.pid, self.place.at, len) == self.borrowed;
+        if free {
+            return Ok(());
+        }
+        let no_room = RemoteError::NoRoom { pid: self.around.pid, tid: self.target.tid, need: len };
+        self.place = choose_place(&self.target, self.around, len).ok_or(no_room)?;
+        self.borrow_place(len)
+    }
+
+    /// Puts the borrowed bytes back, unless the place belongs to a running thread that has used it since.
+    fn put_back(&self) -> Result<(), RemoteError> {
+        let at = self.place.at;
+        let ours = || {
+            let frame = self.frame.bytes(at, self.restorer);
+            read_part(self.around.pid, at, frame.len()) == frame
+        };
+        match self.place.kind {
+            PlaceKind::Own => self.write(at, &self.borrowed),
+            PlaceKind::Main | PlaceKind::Grow if ours() => self.write(at, &self.borrowed),
+            PlaceKind::Main | PlaceKind::Grow | PlaceKind::Scratch => Ok(()),
+        }
+    }
+
+    fn lend_restorer(&mut self) -> Result<(), RemoteError> {
+        let borrowers = self.around.borrowers.get();
+        if borrowers == 0 {
+            let mut code = [0u8; 16];
+            code[..arch::RESTORERS[0].len()].copy_from_slice(arch::RESTORERS[0]);
+            self.poke_restorer(code)?;
+        }
+        self.around.borrowers.set(borrowers + 1);
+        self.lends = true;
+        Ok(())
+    }
+
+    fn return_restorer(&mut self) -> Result<(), RemoteError> {
+        if !self.lends {
+            return Ok(());
+        }
+        self.lends = false;
+        let borrowers = self.around.borrowers.get().saturating_sub(1);
+        self.around.borrowers.set(borrowers);
+        if borrowers == 0 { self.poke_restorer([0; 16]) } else { Ok(()) }
+    }
+
+    fn poke_restorer(&mut self, code: [u8; 16]) -> Result<(), RemoteError> {
+        let at = self.restorer;
+        for (index, word) in code.as_chunks::<8>().0.iter().enumerate() {
+            let (at, word) = (at + 8 * index as u64, u64::from_le_bytes(*word));
+            self.ptrace("PTRACE_POKEDATA", |tid| ptrace::poke(tid, at, word))?;
+        }
+        Ok(())
+    }
+
+    /// Brings the thread back to where it was found.
+    fn settle(&mut self) -> Result<(), RemoteError> {
+        if self.state == State::Lost {
+            self.catch()?;
+        }
+        if matches!(self.state, State::Fresh | State::AtExit) {
+            if let Some((addr, len)) = self.mapping.take() {
+                // The frame must not lie in the memory that the call takes away.
+                self.borrow_again()?;
+                self.move_home(self.place.at)?;
+                self.scratch = None;
+                match self.syscall(libc::SYS_munmap, [addr, len, 0, 0, 0, 0]) {
+                    Ok(_) | Err(RemoteError::Call { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            if self.state == State::AtExit {
+                self.repark()?;
+            }
+            self.restore_registers()?;
+            self.put_back()?;
+        }
+        if self.state != State::Dead {
+            self.return_restorer()?;
+        }
+        Ok(())
+    }
+
+    fn restore_registers(&mut self) -> Result<(), RemoteError> {
+        let (resumed, sigmask) = (*self.target.resumed, self.target.sigmask);
+        self.ptrace("PTRACE_SETOPTIONS", |tid| ptrace::set_options(tid, ptrace::O_TRACESYSGOOD))?;
+        // While the frame is in force: a dumper that dies before the next line leaves no mask behind.
+        self.ptrace("PTRACE_SETSIGMASK", |tid| ptrace::set_sigmask(tid, sigmask))?;
+        self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &resumed))?;
+        self.state = State::Settled;
+        Ok(())
+    }
+
+    /// From the exit of a call into PTRACE_EVENT_STOP, without an instruction in between: only there does the
+    /// kernel look at an interrupted system call when the thread is let go.
+    fn repark(&mut self) -> Result<(), RemoteError> {
+        let tid = self.target.tid;
+        self.ptrace("PTRACE_INTERRUPT", ptrace::interrupt)?;
+        let deadline = Instant::now() + CALL_LIMIT;
+        let mut deliver = 0;
+        loop {
+            self.ptrace("PTRACE_CONT", |tid| ptrace::cont(tid, deliver))?;
+            deliver = match self.await_stop(0, deadline)? {
+                (_, ptrace::EVENT_STOP) => return Ok(()),
+                (libc::SIGSTOP, 0) => libc::SIGSTOP,
+                (signal, _) => return Err(RemoteError::Fault { tid, signal }),
+            }
+        }
+    }
+
+    /// Tries to get hold of a thread again whose call did not come back.
+    fn catch(&mut self) -> Result<(), RemoteError> {
+        const GRACE: Duration = Duration::from_millis(200);
+        self.ptrace("PTRACE_INTERRUPT", ptrace::interrupt)?;
+        self.await_stop(0, Instant::now() + GRACE)?;
+        let parked = arch::parked(self.target.settled, self.around.gadgets.syscall, self.home);
+        self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &parked))?;
+        self.state = State::AtExit;
+        Ok(())
+    }
+}
+
+impl Drop for Session<'_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.settle() {
+            tracing::warn!(tid = self.target.tid.as_raw(), %error, "a remote session could not give its thread back");
+        }
+        self.target.busy.set(false);
+    }
+}
+
+fn choose_place(target: &Target<'_>, around: &Surroundings, need: usize) -> Option<Place> {
+    place::choose(&around.vmas, target.resumed, need, |addr, len| read_part(around.pid, addr, len))
+}
+
+fn read_part(pid: Pid, addr: u64, len: usize) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    let count = process_vm::read(pid, &[Remote { addr, len }], &mut bytes).unwrap_or(0);
+    bytes.truncate(count);
+    bytes
+}
+
+fn write_all(pid: Pid, addr: u64, bytes: &[u8]) -> Result<(), RemoteError> {
+    let failed = |source| RemoteError::Memory { pid, access: "write", addr, len: bytes.len(), source };
+    match process_vm::write(pid, addr, bytes) {
+        Ok(count) if count == bytes.len() => Ok(()),
+        Ok(_) => Err(failed(Errno::EFAULT)),
+        Err(errno) => Err(failed(errno)),
+    }
+}
