@@ -9,6 +9,7 @@ pub mod cli;
 pub mod error;
 mod lanes;
 mod query;
+pub mod restore;
 pub mod serve;
 pub mod store;
 mod sys;

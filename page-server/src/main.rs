@@ -9,6 +9,9 @@ use godwit_page_server::error::chain;
 use godwit_page_server::serve;
 
 fn main() -> ExitCode {
+    if let Some(status) = godwit_page_server::restore::hidden_command(std::env::args_os()) {
+        return ExitCode::from(u8::try_from(status).unwrap_or(1));
+    }
     let arguments = Arguments::parse();
     start_log(arguments.verbose);
     let Command::Serve(serve) = arguments.command;

@@ -51,6 +51,37 @@ fn send_until_it_fails(disk: Arc<dyn Disk>, rounds: &[Round]) -> Result<usize, u
     Ok(rounds.len())
 }
 
+/// A power cut while the next dump clears away what the first cut left.
+#[test]
+fn power_cut_again_while_a_local_dump_is_cleared_away() {
+    let mut rng = Rng(3);
+    let memory = some_memory(1, 60, &mut rng);
+    let round = round_of(&memory, 1, None, RoundKind::Final, &mut rng);
+    let dump = |disk: Arc<dyn Disk>| -> Result<(), String> {
+        let local = LocalDir::on_disk(disk, Bounds::default()).map_err(|e| e.to_string())?;
+        send(&local, &round, &mut Rng(1)).map(drop).map_err(|e| e.to_string())
+    };
+    let counted = Arc::new(Faulty::new(ModelDisk::default(), 0, Fault::Full));
+    dump(counted.clone()).unwrap();
+    let calls = counted.calls();
+    for at in calls - 10..calls {
+        for again in 1..=16 {
+            for seed in 1..8 {
+                let model = ModelDisk::default();
+                let _ = dump(Arc::new(Faulty::new(model.clone(), at, Fault::Stop)));
+                let left = model.cut(seed * 1000 + at);
+                let _ = dump(Arc::new(Faulty::new(left.clone(), again, Fault::Stop)));
+                let left = left.cut(seed * 1000 + again);
+                if left.open(Path::new("inventory.img")).is_err() {
+                    let what = format!("cut at {at} and {again}, seed {seed}");
+                    dump(Arc::new(left.clone())).unwrap_or_else(|e| panic!("{what}: {e}"));
+                }
+                assert_eq!(read_back(&left, Path::new("")), memory, "cut at {at} and {again}, seed {seed}");
+            }
+        }
+    }
+}
+
 /// Opens the store anew and checks that it holds the acknowledged rounds, whole, and perhaps the next one, whole.
 fn check_afterwards(disk: Arc<dyn Disk>, rounds: &[Round], acknowledged: usize, what: &str) {
     let store = Store::on_disk(disk.clone(), Bounds::default()).unwrap();
@@ -140,7 +171,7 @@ fn power_cut_at_every_operation_of_a_local_dump() {
     for at in 1..=counted.calls() {
         let model = ModelDisk::default();
         let acknowledged = dump(Arc::new(Faulty::new(model.clone(), at, Fault::Stop))).is_ok();
-        for seed in 0..6 {
+        for seed in 0..40 {
             let left = model.cut(seed * 1000 + seed.min(1) * at);
             let what = format!("cut at {at}, seed {seed}");
             let whole = left.open(Path::new("inventory.img")).is_ok();

@@ -96,7 +96,7 @@ pub fn inspect(dir: &Path) -> io::Result<Report> {
     let mut faults = Vec::new();
     for entry in disk.list(Path::new(""))? {
         if entry.kind == EntryKind::File {
-            match disk.open(Path::new(&entry.name)).and_then(|file| file.len()) {
+            match disk.open(Path::new(&entry.name)).and_then(|file| file.size()) {
                 Ok(len) => drop(files.insert(entry.name, len)),
                 Err(e) => faults.push(Finding { file: entry.name, what: e.to_string() }),
             }
@@ -175,8 +175,8 @@ impl Inspection {
             ImageKind::Pstree => all::<image::pstree::PstreeEntry>(reader()?)?,
             ImageKind::Core => drop(self.cores.insert(id, reader()?.only()?)),
             ImageKind::Ids => drop(self.ids.insert(id, reader()?.only()?)),
-            ImageKind::Mm => drop(reader()?.only::<image::mm::MmEntry>()?),
-            ImageKind::Fs => drop(reader()?.only::<image::fs::FsEntry>()?),
+            ImageKind::Mm => all::<image::mm::MmEntry>(reader()?)?,
+            ImageKind::Fs => all::<image::fs::FsEntry>(reader()?)?,
             ImageKind::Fdinfo => all::<image::fdinfo::FdinfoEntry>(reader()?)?,
             ImageKind::Files => all::<image::fdinfo::FileEntry>(reader()?)?,
             ImageKind::FileLocks => all::<image::file_lock::FileLockEntry>(reader()?)?,
@@ -298,7 +298,7 @@ impl Inspection {
         for list in &lists {
             let name = list.pages_name();
             let expected = list.slots() * PAGE_SIZE;
-            match disk.open(Path::new(&name)).and_then(|file| file.len()) {
+            match disk.open(Path::new(&name)).and_then(|file| file.size()) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound && expected == 0 => {}
                 Err(e) => self.fault(shown(dir, &name), e),
                 Ok(len) if len < expected => {

@@ -141,6 +141,8 @@ impl LocalDir {
                 .map_err(|e| io("renaming to", Path::new(name), e))
         };
         let sync = || disk.sync_dir(root).map_err(|e| io("syncing directory", root, e));
+        // Before the first file moves, the staging directory and with it the manifest must be there to stay.
+        sync()?;
         let entries = disk.list(staged.dir()).map_err(|e| io("reading directory", staged.dir(), e))?;
         for entry in entries {
             if entry.name != INVENTORY_NAME && entry.name != MANIFEST_NAME {

@@ -38,6 +38,7 @@ pub use local::{LocalDir, LocalOptions};
 pub use recover::Recovered;
 pub use rules::Bounds;
 pub use session::{SessionStore, Store};
+pub use staging::MissingSlots;
 
 /// The image that is written last: without it a directory is not whole.
 pub const INVENTORY_NAME: &str = "inventory.img";

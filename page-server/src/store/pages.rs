@@ -163,7 +163,7 @@ impl PagesFile {
         let pages = content.pages();
         let name = format!("pages-{}.img", self.pages_id);
         if let Content::Data(bytes) = content
-            && bytes.len() as u64 % PAGE_SIZE != 0
+            && !(bytes.len() as u64).is_multiple_of(PAGE_SIZE)
         {
             return Err(format!("{name}, slot {first}: {} bytes are not whole pages", bytes.len()));
         }

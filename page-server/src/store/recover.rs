@@ -57,7 +57,7 @@ pub(crate) fn recover(disk: &dyn Disk) -> Result<Recovered, StoreError> {
 /// all pages.
 fn look_at(disk: &dyn Disk, dir: &Path) -> Result<(), String> {
     let len_of = |name: &str| {
-        let len = disk.open(&dir.join(name)).and_then(|file| file.len());
+        let len = disk.open(&dir.join(name)).and_then(|file| file.size());
         len.map_err(|e| format!("{name}: {e}"))
     };
     len_of(INVENTORY_NAME)?;

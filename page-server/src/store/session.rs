@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,7 +19,7 @@ use super::parent::Level;
 use super::recover::{Recovered, recover};
 use super::rules::{Bounds, check_plan, is_safe_session_name};
 use super::sink::{Fill, Sealed, Sink, SinkError};
-use super::staging::Staged;
+use super::staging::{MissingSlots, Staged};
 use super::{FINAL_NAME, PARENT_NAME, STAGING_PREFIX, StoreError, round_name, round_number};
 
 /// Name of the file below `D` that a living server keeps locked.
@@ -197,7 +196,7 @@ impl SessionStore {
     ///
     /// # Errors
     /// [`SinkError::Refused`] if the round is not open.
-    pub fn missing(&self, round: u32, count_max: usize) -> Result<Vec<(u32, Vec<Range<u64>>)>, SinkError> {
+    pub fn missing(&self, round: u32, count_max: usize) -> Result<Vec<MissingSlots>, SinkError> {
         Ok(self.staged(round)?.missing(count_max))
     }
 

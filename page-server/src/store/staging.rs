@@ -3,6 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
@@ -18,6 +19,9 @@ use super::parent::Level;
 use super::rules::{Bounds, is_image_of_dump};
 use super::sink::{Fill, Sealed, SinkError};
 use super::{INVENTORY_NAME, MANIFEST_NAME, PARENT_NAME};
+
+/// Number of a pages file, and its slots that are not filled, in order.
+pub type MissingSlots = (u32, Vec<Range<u64>>);
 
 /// A round that is not sealed yet. Its directory is flat: image files and the link `parent`.
 pub(crate) struct Staged {
@@ -143,7 +147,7 @@ impl Staged {
     }
 
     /// Slots that are not filled: pages file and ranges, at most `count_max` ranges a file.
-    pub(crate) fn missing(&self, count_max: usize) -> Vec<(u32, Vec<std::ops::Range<u64>>)> {
+    pub(crate) fn missing(&self, count_max: usize) -> Vec<MissingSlots> {
         let mut missing: Vec<_> =
             self.pages.values().map(|file| (file.pages_id, file.missing(count_max))).collect();
         missing.retain(|(_, ranges)| !ranges.is_empty());
@@ -279,7 +283,7 @@ impl Staged {
                 let slots = file.missing(4);
                 return Err(self.incomplete(format!("slots {slots:?} of {name} are not filled")));
             };
-            let len = file.file().len().map_err(|e| self.io("measuring", &file.path, e))?;
+            let len = file.file().size().map_err(|e| self.io("measuring", &file.path, e))?;
             if len != file.len_bytes() || wanted.nr_pages.checked_mul(4096) != Some(len) {
                 let why = format!("it is {len} bytes long, not {} pages", wanted.nr_pages);
                 return Err(self.mismatch(&name, why));

@@ -209,7 +209,7 @@ pub fn read_back(disk: &dyn Disk, dir: &Path) -> Memory {
 fn list_of(disk: &dyn Disk, dir: &Path, owner: PageOwner) -> Option<PagesPlan> {
     let bytes = read_all(disk, &dir.join(owner.pagemap_name()), 1 << 20).ok()?;
     let plan = pagemap::decode(owner, &bytes).unwrap();
-    let len = disk.open(&dir.join(plan.pages_name())).unwrap().len().unwrap();
+    let len = disk.open(&dir.join(plan.pages_name())).unwrap().size().unwrap();
     assert_eq!(len, plan.slots() * PAGE_SIZE, "{}: pages file is not as long as its list", dir.display());
     Some(plan)
 }

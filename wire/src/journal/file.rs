@@ -290,7 +290,7 @@ fn decode(bytes: &[u8], path: &Path) -> Result<(Vec<Record>, u64), JournalError>
                 if record.seq != expected {
                     return Err(corrupt(at, "a record is missing"));
                 }
-                records.push(record);
+                records.push(*record);
                 at += len;
             }
             Next::Torn => break,
@@ -301,7 +301,7 @@ fn decode(bytes: &[u8], path: &Path) -> Result<(Vec<Record>, u64), JournalError>
 }
 
 enum Next {
-    Record(Record, usize),
+    Record(Box<Record>, usize),
     /// What a crash during the last append leaves: too short, or the whole rest is zeros or unwritten.
     Torn,
     Bad(&'static str),
@@ -324,7 +324,7 @@ fn next_record(rest: &[u8]) -> Next {
         return torn_if(body.len() == len, "a record's checksum is wrong");
     }
     match Record::decode(&body[..len]) {
-        Ok(record) => Next::Record(record, HEAD_LEN + len),
+        Ok(record) => Next::Record(Box::new(record), HEAD_LEN + len),
         Err(_) => Next::Bad("a record does not decode"),
     }
 }

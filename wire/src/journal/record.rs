@@ -171,6 +171,18 @@ impl Record {
     }
 }
 
+impl fmt::Display for Record {
+    /// A line for a reader: time in seconds since 1970, event, token, words.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (seconds, micros) = (self.unix_us / 1_000_000, self.unix_us % 1_000_000);
+        write!(f, "{seconds}.{micros:06} {} token={}", self.kind(), self.token)?;
+        match self.facts.as_ref().and_then(|facts| facts.text.as_deref()) {
+            Some(text) => write!(f, " {text}"),
+            None => Ok(()),
+        }
+    }
+}
+
 /// A journal added up: where its session stands.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Summary {

@@ -142,9 +142,9 @@ impl DiskFile for FaultyFile {
         self.file.set_len(len)
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         self.cue.check_read()?;
-        self.file.len()
+        self.file.size()
     }
 
     fn start_writeback(&self, offset: u64, len: u64) {

@@ -102,7 +102,7 @@ pub trait DiskFile: Send + Sync {
     ///
     /// # Errors
     /// What the file system answers.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 
     /// Starts to write a range back without waiting; a hint that may be ignored.
     fn start_writeback(&self, offset: u64, len: u64);
@@ -154,7 +154,7 @@ fn plain_components(path: &Path) -> io::Result<Vec<&std::ffi::OsStr>> {
 /// [`io::ErrorKind::InvalidData`] if it is longer, and what the disk answers.
 pub fn read_all(disk: &dyn Disk, path: &Path, len_max: u64) -> io::Result<Vec<u8>> {
     let file = disk.open(path)?;
-    let len = file.len()?;
+    let len = file.size()?;
     if len > len_max {
         let text = format!("it is {len} bytes long, above the limit of {len_max}");
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));

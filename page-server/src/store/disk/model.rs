@@ -3,9 +3,9 @@
 //! File content is durable after [`DiskFile::sync`], names after [`Disk::sync_dir`] of their directory, and
 //! nothing else is: stricter than any real file system, so that a forgotten sync shows. [`ModelDisk::cut`]
 //! gives the disk after a power cut: what was synced, plus any part of the rest that a file system might
-//! have written on its own, chosen by a seed. A rename is kept or lost as one.
+//! have written on its own, in any order, chosen by a seed. A rename is kept or lost as one.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -141,16 +141,11 @@ impl ModelDisk {
             Node::Link(target) => Node::Link(target.clone()),
         });
         let mut after = Nodes { all: all.collect(), changes: Vec::new() };
-        // Within a directory changes reach the disk in order.
-        let mut stopped = BTreeSet::new();
         for change in &before.changes {
-            let kept = change.durable || (change.touches().all(|dir| !stopped.contains(&dir)) && lucky());
-            if kept {
+            if change.durable || lucky() {
                 after.apply(change);
-            } else {
-                stopped.extend(change.touches());
+                after.changes.push(Change { durable: true, ..change.clone() });
             }
-            after.changes.extend(kept.then(|| Change { durable: true, ..change.clone() }));
         }
         ModelDisk { nodes: Arc::new(Mutex::new(after)) }
     }
@@ -302,7 +297,7 @@ impl DiskFile for ModelFile {
         Ok(())
     }
 
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.with(|live, _| live.len() as u64))
     }
 
