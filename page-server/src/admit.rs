@@ -12,9 +12,10 @@ use godwit_wire::quic::random;
 use godwit_wire::session::{FrameGate, name};
 
 use crate::error::{chain, code_of};
-use crate::serve::{Options, Voice};
+use crate::handover::Desk;
+use crate::serve::{Shared, Voice};
 use crate::store::sink::{Sink, SinkError};
-use crate::store::{SessionStore, Store, StoreError};
+use crate::store::{SessionStore, StoreError};
 
 /// A refusal, as the client hears it.
 #[derive(Debug)]
@@ -45,11 +46,11 @@ impl Sessions {
     /// Admits a session, or says why not.
     pub(crate) fn admit(
         &self,
-        store: &Store,
-        options: &Options,
+        shared: &Shared,
         wish: &OpenSession,
         voice: &Arc<Voice>,
     ) -> Result<Arc<Session>, Refusal> {
+        let options = &shared.options;
         name::check_session(&wish.name).map_err(|why| refusal(Code::BadName, why.to_string()))?;
         if wish.want_restore && options.restore.is_none() {
             let text =
@@ -65,7 +66,7 @@ impl Sessions {
                 format!("{} sessions are open: try again later, or raise --sessions-max", open.by_id.len());
             return Err(refusal(Code::Busy, text));
         }
-        let session = Session::open(store, wish, voice)?;
+        let session = Session::open(shared, wish, voice)?;
         open.by_id.insert(session.id, Arc::clone(&session));
         Ok(session)
     }
@@ -102,6 +103,7 @@ pub(crate) struct Session {
     pub(crate) secret: Secret,
     pub(crate) store: SessionStore,
     pub(crate) voice: Arc<Voice>,
+    pub(crate) desk: Arc<Desk>,
     progress: Mutex<Progress>,
     /// Told whenever a frame was stored or a round ended.
     moved: Condvar,
@@ -133,8 +135,8 @@ pub(crate) enum Arrived {
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Session {
-    fn open(store: &Store, wish: &OpenSession, voice: &Arc<Voice>) -> Result<Arc<Self>, Refusal> {
-        let store = store.session(&wish.name).map_err(|error| {
+    fn open(shared: &Shared, wish: &OpenSession, voice: &Arc<Voice>) -> Result<Arc<Self>, Refusal> {
+        let store = shared.store.session(&wish.name).map_err(|error| {
             let code = match error {
                 StoreError::Name { .. } => Code::BadName,
                 StoreError::Io { .. } => Code::Storage,
@@ -154,8 +156,11 @@ impl Session {
         let no_random = |why: std::io::Error| refusal(Code::Internal, why.to_string());
         let id = SessionId(u64::from_le_bytes(random().map_err(no_random)?));
         let secret = Secret(random().map_err(no_random)?);
+        let (settings, state_dir) = (shared.settings.clone(), &shared.options.state_dir);
+        let desk = shared.desks.open(state_dir, id, wish, &store.final_dir(), voice.peer(), settings)?;
         let progress = Mutex::new(Progress { epoch: 1, ..Progress::default() });
-        Ok(Arc::new(Session { id, secret, store, voice: Arc::clone(voice), progress, moved: Condvar::new() }))
+        let (voice, moved) = (Arc::clone(voice), Condvar::new());
+        Ok(Arc::new(Session { id, secret, store, voice, desk, progress, moved }))
     }
 
     /// The epoch in force.

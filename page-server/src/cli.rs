@@ -9,7 +9,9 @@ use godwit_wire::control::RestorePidns;
 use godwit_wire::quic::{Identity, Tuning};
 
 use crate::error::ServeError;
-use crate::serve::{Options, RestoreOptions};
+use crate::operate;
+use crate::restore::RestoreSettings;
+use crate::serve::Options;
 
 /// Receives process trees from godwit and writes CRIU image directories.
 ///
@@ -30,6 +32,63 @@ pub struct Arguments {
 pub enum Command {
     /// Serve until SIGTERM or SIGINT.
     Serve(Serve),
+    /// Look at, or decide, the sessions of this host, when the source cannot be asked.
+    Session(SessionArguments),
+}
+
+/// Options of `session`.
+#[derive(Debug, Args)]
+pub struct SessionArguments {
+    /// Directory of the journals.
+    #[arg(long, value_name = "DIR", global = true, default_value = "/var/lib/godwit/destination")]
+    pub state_dir: PathBuf,
+    /// The criu program, 4.1 or newer.
+    #[arg(long, value_name = "PATH", env = "GODWIT_CRIU", default_value = "criu", global = true)]
+    pub criu: PathBuf,
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: SessionVerb,
+}
+
+/// What to do with sessions.
+#[derive(Debug, Subcommand)]
+pub enum SessionVerb {
+    /// A line a session.
+    List,
+    /// A session's journal.
+    Show {
+        /// Its id, as `list` prints it.
+        id: String,
+    },
+    /// Give this host's copy up: what was restored is killed. The source tree is the one that lives.
+    Abort {
+        /// Its id, as `list` prints it.
+        id: String,
+    },
+    /// Let this host's copy run. The source tree must be dead: two would run otherwise.
+    Release {
+        /// Its id, as `list` prints it.
+        id: String,
+    },
+}
+
+impl SessionArguments {
+    /// Carries it out.
+    ///
+    /// # Errors
+    /// [`ServeError`] when the journal cannot be used or forbids it.
+    pub fn run(self) -> Result<(), ServeError> {
+        let settings = || {
+            RestoreSettings::of_this_program(self.criu.clone(), RestorePidns::Auto)
+                .map_err(|source| ServeError::Io { what: "find this program", source })
+        };
+        match &self.verb {
+            SessionVerb::List => operate::list(&self.state_dir),
+            SessionVerb::Show { id } => operate::show(&self.state_dir, id),
+            SessionVerb::Abort { id } => operate::resolve(&self.state_dir, id, settings()?, false),
+            SessionVerb::Release { id } => operate::resolve(&self.state_dir, id, settings()?, true),
+        }
+    }
 }
 
 /// In which pid namespace trees are restored, unless the session says so.
@@ -111,14 +170,14 @@ impl Serve {
         }
         let idle_timeout = Duration::from_secs(self.idle_timeout);
         let keep_alive = (idle_timeout / 5).min(Tuning::default().keep_alive);
-        let restore = self.restore.then(|| RestoreOptions {
-            criu: self.criu,
-            pidns: match self.restore_pidns {
-                Pidns::Auto => RestorePidns::Auto,
-                Pidns::New => RestorePidns::New,
-                Pidns::Host => RestorePidns::Host,
-            },
-        });
+        let pidns = match self.restore_pidns {
+            Pidns::Auto => RestorePidns::Auto,
+            Pidns::New => RestorePidns::New,
+            Pidns::Host => RestorePidns::Host,
+        };
+        let settings = || RestoreSettings::of_this_program(self.criu, pidns);
+        let restore = self.restore.then(settings).transpose();
+        let restore = restore.map_err(|source| ServeError::Io { what: "find this program", source })?;
         Ok(Options {
             listen: self.listen,
             images_dir: self.images_dir,

@@ -4,8 +4,10 @@ use std::io;
 use std::path::PathBuf;
 
 use godwit_wire::error::{Code, SessionError};
+use godwit_wire::journal::JournalError;
 use godwit_wire::quic::QuicError;
 
+use crate::restore::HandoverError;
 use crate::store::StoreError;
 use crate::store::sink::SinkError;
 
@@ -40,6 +42,12 @@ pub enum ServeError {
         /// What is wrong with it.
         why: String,
     },
+    /// A journal cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// A step of a hand-over failed.
+    #[error(transparent)]
+    Handover(#[from] HandoverError),
     /// A system call failed.
     #[error("cannot {what}")]
     Io {

@@ -1,13 +1,16 @@
 //! The page server: receives rounds of pages and writes image directories in CRIU's format.
 //!
 //! Reading order: [`serve`] (the flow of a session), `admit` (who may have one), `lanes` (frames into the
-//! store), [`store`] (image directories); [`cli`] and [`error`] serve the program.
+//! store), [`store`] (image directories), `handover` and [`restore`] (the tree comes to life), `query` (answers
+//! from the journals), [`operate`] (an operator decides here); [`cli`] and [`error`] serve the program.
 #![deny(unsafe_code)]
 
 mod admit;
 pub mod cli;
 pub mod error;
+mod handover;
 mod lanes;
+pub mod operate;
 mod query;
 pub mod restore;
 pub mod serve;

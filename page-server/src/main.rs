@@ -4,8 +4,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
-use godwit_page_server::cli::{Arguments, Command};
-use godwit_page_server::error::chain;
+use godwit_page_server::cli::{Arguments, Command, Serve};
+use godwit_page_server::error::{ServeError, chain};
 use godwit_page_server::serve;
 
 fn main() -> ExitCode {
@@ -14,22 +14,26 @@ fn main() -> ExitCode {
     }
     let arguments = Arguments::parse();
     start_log(arguments.verbose);
-    let Command::Serve(serve) = arguments.command;
-    let drain_limit = serve.drain_timeout();
-    let served = serve.options().and_then(|options| {
-        serve::run(options, drain_limit, |address| {
-            // The line is for whoever started the server; that nobody reads it is no reason to stop.
-            let mut out = std::io::stdout();
-            let _ = writeln!(out, "listening on {address}").and_then(|()| out.flush());
-        })
-    });
-    match served {
+    let done = match arguments.command {
+        Command::Serve(arguments) => serve_until_told(arguments),
+        Command::Session(arguments) => arguments.run(),
+    };
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("godwit-page-server: {}", chain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+fn serve_until_told(arguments: Serve) -> Result<(), ServeError> {
+    let drain_limit = arguments.drain_timeout();
+    serve::run(arguments.options()?, drain_limit, |address| {
+        // The line is for whoever started the server; that nobody reads it is no reason to stop.
+        let mut out = std::io::stdout();
+        let _ = writeln!(out, "listening on {address}").and_then(|()| out.flush());
+    })
 }
 
 fn start_log(verbose: u8) {

@@ -47,7 +47,7 @@ pub(crate) fn fault(code: Code, text: String, hint: &str) -> Reply {
 }
 
 /// A record as a line: time, event, token, and its words.
-fn line(record: &journal::Record) -> String {
+pub(crate) fn line(record: &journal::Record) -> String {
     let text = record.facts.as_ref().and_then(|facts| facts.text.as_deref()).unwrap_or("");
     let (seconds, micros) = (record.unix_us / 1_000_000, record.unix_us % 1_000_000);
     format!("{seconds}.{micros:06} {} token={} {text}", record.kind(), record.token).trim_end().to_owned()

@@ -24,8 +24,10 @@ use godwit_wire::version;
 
 use crate::admit::{Arrived, Refusal, Session, Sessions};
 use crate::error::{ServeError, chain};
+use crate::handover::Desks;
 use crate::lanes;
-use crate::query::{criu_version, query_session};
+use crate::query::{criu_version, fault, query_session};
+use crate::restore::{self, RestoreSettings};
 use crate::store::sink::Sink;
 use crate::store::{Bounds, Store};
 
@@ -46,7 +48,7 @@ pub struct Options {
     /// Directory of the journals.
     pub state_dir: PathBuf,
     /// How to restore; `None` refuses sessions that want it.
-    pub restore: Option<RestoreOptions>,
+    pub restore: Option<RestoreSettings>,
     /// Sessions at the same time.
     pub sessions_max: usize,
     /// Lanes of one session.
@@ -55,20 +57,14 @@ pub struct Options {
     pub tuning: Tuning,
 }
 
-/// How to restore.
-#[derive(Clone, Debug)]
-pub struct RestoreOptions {
-    /// The criu program.
-    pub criu: PathBuf,
-    /// Pid namespace for sessions that do not say.
-    pub pidns: RestorePidns,
-}
-
 /// What all threads of a server share.
 pub(crate) struct Shared {
     pub(crate) options: Options,
     pub(crate) store: Store,
     pub(crate) sessions: Sessions,
+    pub(crate) desks: Desks,
+    /// Those of the options; without restore, only what keeping a journal takes.
+    pub(crate) settings: RestoreSettings,
     boot_id: String,
     criu_version: String,
 }
@@ -125,11 +121,15 @@ impl Server {
             options.restore.as_ref().map_or(Ok(String::new()), |restore| criu_version(&restore.criu))?;
         let store = Store::open(&options.images_dir, Bounds::default())?;
         report_recovered(&store);
+        let settings = settings_of(&options)?;
+        recover_sessions(&options, &settings)?;
         let listener = Listener::bind(options.listen, &options.identity, &options.tuning)?;
         report_socket(&listener);
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let (sessions, boot_id) = (Sessions::new(options.sessions_max), boot_id.trim().to_owned());
-        Ok(Server { listener, shared: Arc::new(Shared { options, store, sessions, boot_id, criu_version }) })
+        let boot_id = boot_id.trim().to_owned();
+        let (sessions, desks) = (Sessions::new(options.sessions_max), Desks::default());
+        let shared = Shared { options, store, sessions, desks, settings, boot_id, criu_version };
+        Ok(Server { listener, shared: Arc::new(shared) })
     }
 
     /// The address that it listens on.
@@ -275,6 +275,10 @@ impl Client {
             match self.next(None)? {
                 Some(Request::Open(wish)) => return self.open(shared, &wish),
                 Some(Request::Query(query)) => self.voice.say(query_session(shared, &query))?,
+                Some(Request::Resolve(resolve)) => {
+                    let (state_dir, settings) = (&shared.options.state_dir, shared.settings.clone());
+                    self.voice.say(shared.desks.resolve(state_dir, settings, &resolve))?;
+                }
                 _ => return Ok(()),
             }
         }
@@ -282,7 +286,7 @@ impl Client {
     }
 
     fn open(&mut self, shared: &Shared, wish: &OpenSession) -> Result<(), ServeError> {
-        let session = match shared.sessions.admit(&shared.store, &shared.options, wish, &self.voice) {
+        let session = match shared.sessions.admit(shared, wish, &self.voice) {
             Ok(session) => session,
             Err(Refusal { code, text }) => {
                 tracing::info!(peer = %self.peer, session = wish.name, %code, "refused: {text}");
@@ -298,6 +302,14 @@ impl Client {
             && let Err(error) = session.store.abandon(round)
         {
             tracing::warn!(session = wish.name, round, "what it left: {}", chain(&error));
+        }
+        if !session.store.is_finished() {
+            // There is nothing to hand over: the journal has no more to say.
+            session.desk.released();
+        }
+        // The client has the last word before a drain may close the socket.
+        if outcome.is_ok() {
+            self.voice.sender.finish(FAREWELL_LIMIT);
         }
         shared.sessions.remove(session.id);
         outcome
@@ -343,7 +355,18 @@ impl Client {
                     }
                     self.voice.say(RoundAbandoned { round })?;
                 }
-                Request::Close(_) => return self.voice.say(SessionClosed {}),
+                Request::Restore(_) if !wish.want_restore => {
+                    let text = "the session was opened without the wish to restore".to_owned();
+                    return self.voice.say(fault(Code::NoRestore, text, ""));
+                }
+                Request::Restore(_) => start_restore(session)
+                    .map_err(|source| ServeError::Io { what: "start the thread of a restore", source })?,
+                Request::Commit(commit) => return self.voice.say(session.desk.commit(commit.token)),
+                Request::Abort(abort) => return self.voice.say(session.desk.abort(&abort.reason)),
+                Request::Close(_) => {
+                    session.desk.released();
+                    return self.voice.say(SessionClosed {});
+                }
                 other => {
                     tracing::error!(request = other.name(), "a request that the table does not allow here");
                     return Ok(());
@@ -398,10 +421,25 @@ fn seal_round(session: &Session, plan: &RoundPlan, seal: &SealRequest) -> Result
     match plan.kind {
         RoundKind::Round => session.voice.say(RoundSealed { round, bytes_stored, fsync_us }),
         RoundKind::Final => {
+            session.desk.prepared()?;
             let dir = session.store.final_dir().display().to_string();
             session.voice.say(Prepared { round, bytes_stored, fsync_us, dir })
         }
     }
+}
+
+/// Restores on a thread of its own, so that an abort is heard meanwhile. The thread goes on when the link is lost: the
+/// journal says what came of it.
+fn start_restore(session: &Arc<Session>) -> std::io::Result<()> {
+    let session = Arc::clone(session);
+    let body = move || {
+        let reply = session.desk.restore();
+        tracing::info!(session = session.store.name(), answer = reply.name(), "restore");
+        if let Err(error) = session.voice.say(reply) {
+            tracing::warn!(session = session.store.name(), "the source was not told: {}", chain(&error));
+        }
+    };
+    spawn("restore", body).map(drop)
 }
 
 /// What a session says, and in which order it may. Lanes use it too.
@@ -434,6 +472,11 @@ impl Voice {
         self.machine().handle_closed()
     }
 
+    /// Address of the client.
+    pub(crate) fn peer(&self) -> SocketAddr {
+        self.sender.connection().peer()
+    }
+
     /// Whether the link is gone.
     pub(crate) fn is_gone(&self) -> bool {
         self.sender.connection().is_closed()
@@ -453,6 +496,21 @@ fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<T>> {
     std::thread::Builder::new().name(format!("godwit-{name}")).spawn(body)
+}
+
+fn settings_of(options: &Options) -> Result<RestoreSettings, ServeError> {
+    let this_program = || RestoreSettings::of_this_program(PathBuf::from("criu"), RestorePidns::Auto);
+    let io = |source| ServeError::Io { what: "find this program", source };
+    options.restore.clone().map_or_else(this_program, Ok).map_err(io)
+}
+
+/// Brings the sessions of an earlier server to where they may wait. Their journals are free again behind it.
+fn recover_sessions(options: &Options, settings: &RestoreSettings) -> Result<(), ServeError> {
+    for found in restore::recover(&options.state_dir, settings)? {
+        let state = found.state.map_or("unreadable", |state| state.word());
+        tracing::info!(session = found.journal_id, state, "an earlier server left it: {}", found.text);
+    }
+    Ok(())
 }
 
 fn report_recovered(store: &Store) {
