@@ -1,9 +1,34 @@
-//! The dumper: walks a process tree, streams its memory while it runs, freezes it once and hands it over.
+//! The dumper: copies a process's memory while it runs, freezes it once and hands it over.
+//!
+//! The rooms in the order in which a dump passes through them: [`prepare`] (nothing is touched), [`predump`]
+//! (rounds), [`freeze`], [`collect`], [`task`], [`finish`], [`handover`]. [`flow`] is the dump itself, a line a step,
+//! and [`step`] names the steps. Below them: [`remote`] (system calls inside a stopped task), [`procfs`] (what the
+//! kernel tells), [`sys`] (system calls, the only `unsafe`), [`link`] (the page server). Beside them: [`doctor`],
+//! [`session`], [`demo`], and [`cli`] with [`commands`].
 #![deny(unsafe_code)]
 
+pub mod cli;
+pub mod collect;
+pub mod commands;
+pub mod demo;
+pub mod doctor;
+pub mod error;
+pub mod finish;
+pub mod flow;
 pub mod freeze;
+pub mod handover;
 pub mod link;
+pub mod logging;
+pub mod options;
+pub mod predump;
+pub mod prepare;
 pub mod procfs;
+pub mod progress;
+pub mod refusal;
 pub mod remote;
+pub mod report;
+pub mod session;
+pub mod step;
 #[allow(unsafe_code)]
 pub mod sys;
+pub mod task;

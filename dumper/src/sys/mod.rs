@@ -4,13 +4,15 @@
 //! the only room of the crate where `unsafe` is allowed. Reading order: [`ptrace`] and [`wait`] (stopping and
 //! looking at a task), [`process_vm`] (its memory), [`pidfd`] and [`kcmp`] (its descriptors), [`pagemap_scan`] and
 //! [`userfaultfd`] (what it wrote), [`sched`] and [`rlimit`] (facts asked from outside), [`fcntl`], [`pipe`],
-//! [`handle`] (facts about a descriptor), [`cpuid`] (the layout of the XSAVE area), [`memory`] (own mappings).
+//! [`handle`] (facts about a descriptor), [`cpuid`] (the layout of the XSAVE area), [`memory`] (own mappings), [`mount`] (the
+//! cgroup hierarchy).
 
 pub mod cpuid;
 pub mod fcntl;
 pub mod handle;
 pub mod kcmp;
 pub mod memory;
+pub mod mount;
 pub mod pagemap_scan;
 pub mod pidfd;
 pub mod pipe;

@@ -1,0 +1,426 @@
+//! The command line: what can be asked, and in which words.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use nix::unistd::Pid;
+
+use crate::options::{Afterwards, Destination, Options, RestorePidns, RoundLimits};
+use crate::predump::tracker::Choice;
+
+/// Where journals are kept unless `--state-dir` says otherwise: it must outlive the program.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/godwit/source";
+
+/// Live-migrates running Linux processes.
+///
+/// Exit status: 0 done; 1 failed, the process runs on; 2 wrong usage; 3 refused by name before anything was
+/// touched; 4 the hand-over is undecided, the process lies still until `godwit session resolve`.
+#[derive(Debug, Parser)]
+#[command(name = "godwit", version, arg_required_else_help = true)]
+pub struct Cli {
+    /// More log lines on standard error: -v info, -vv debug, -vvv trace.
+    #[arg(short, long, action = clap::ArgAction::Count, global = true)]
+    pub verbose: u8,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Move a running process to a page server, which restores it.
+    Migrate(Migrate),
+    /// Freeze a process once and write its images, to a directory or a page server.
+    Dump(Dump),
+    /// Copy a running process's memory as one round; it keeps running.
+    PreDump(PreDump),
+    /// Say what of a process cannot be dumped or would be lost, and the way out.
+    Doctor(Doctor),
+    /// Decode and check an image directory.
+    Inspect(Inspect),
+    /// Migrate a busy program over loopback, restore it and check that it went on.
+    Demo(Demo),
+    /// The program that the demonstration moves.
+    #[command(hide = true)]
+    DemoVictim(crate::demo::victim::VictimArgs),
+    /// The judge of the demonstration.
+    #[command(hide = true)]
+    DemoCheck(crate::demo::check::CheckArgs),
+    /// Make the certificates that both sides need.
+    #[command(subcommand)]
+    Keys(Keys),
+    /// List, show and settle hand-overs that were cut off.
+    #[command(subcommand)]
+    Session(Session),
+}
+
+/// Which process, and how it is read.
+#[derive(Debug, Args)]
+pub struct Source {
+    /// Process to dump: the leader of a session of its own.
+    #[arg(long, short = 't', value_parser = parse_pid)]
+    pub pid: Pid,
+    /// Dirty tracker; `auto` takes the first that passes its self-test.
+    #[arg(long, value_enum, default_value_t = Choice::Auto)]
+    pub tracker: Choice,
+    /// Refuse what a restore would drop in silence.
+    #[arg(long)]
+    pub strict: bool,
+    /// Time the freeze may take until everything is collected, e.g. 10s.
+    #[arg(long, value_parser = parse_duration, default_value = "10s")]
+    pub timeout: Duration,
+    /// Program to run at the named points of the dump (CRTOOLS_SCRIPT_ACTION says which); may be repeated.
+    #[arg(long = "action-script")]
+    pub action_scripts: Vec<PathBuf>,
+    /// Threads that read pages.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub readers: u8,
+    /// Take every listed page at the last freeze without the alive set (tests only).
+    #[arg(long, hide = true)]
+    pub no_alive_set: bool,
+    /// Where the journals are kept.
+    #[arg(long, env = "GODWIT_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A page server.
+#[derive(Debug, Args)]
+pub struct Server {
+    /// Page server, HOST:PORT.
+    #[arg(long)]
+    pub to: String,
+    /// Directory with ca.pem, client.pem and client.key (`godwit keys init`).
+    #[arg(long)]
+    pub keys: PathBuf,
+    /// Name of the session's directory at the server; by default PID-STARTTIME.
+    #[arg(long)]
+    pub name: Option<String>,
+}
+
+/// A local directory or a page server.
+#[derive(Debug, Args)]
+pub struct Where {
+    /// Local directory for the images, made if missing.
+    #[arg(long, short = 'D', required_unless_present = "to", conflicts_with_all = ["to", "keys"])]
+    pub images_dir: Option<PathBuf>,
+    /// Directory of the round that this one builds on, relative to --images-dir.
+    #[arg(long, requires = "images_dir")]
+    pub prev_images_dir: Option<PathBuf>,
+    /// Page server, HOST:PORT.
+    #[arg(long, requires = "keys")]
+    pub to: Option<String>,
+    /// Directory with ca.pem, client.pem and client.key (`godwit keys init`).
+    #[arg(long, requires = "to")]
+    pub keys: Option<PathBuf>,
+    /// Name of the session's directory at the server; by default PID-STARTTIME.
+    #[arg(long, requires = "to")]
+    pub name: Option<String>,
+}
+
+/// `godwit migrate`.
+#[derive(Debug, Args)]
+pub struct Migrate {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    server: Server,
+    /// Most pre-dump rounds; 0 freezes at once.
+    #[arg(long, default_value_t = 10)]
+    max_rounds: u32,
+    /// Rounds end once the freeze is predicted to be this short, e.g. 100ms.
+    #[arg(long, value_parser = parse_duration, default_value = "100ms")]
+    downtime_target: Duration,
+    /// End once the sealed images lie at the server, without a restore.
+    #[arg(long)]
+    no_restore: bool,
+    /// Let the source run on (only with --no-restore: two copies must never run).
+    #[arg(long, requires = "no_restore")]
+    leave_running: bool,
+    /// Leave the source stopped by SIGSTOP (only with --no-restore).
+    #[arg(long, requires = "no_restore", conflicts_with = "leave_running")]
+    leave_stopped: bool,
+    /// Pid namespace that the server restores into.
+    #[arg(long, value_enum, default_value_t = RestorePidns::Auto)]
+    restore_pidns: RestorePidns,
+    /// Refuse a process whose file locks would need its death before its restore.
+    #[arg(long)]
+    no_kill_first: bool,
+}
+
+/// `godwit dump`.
+#[derive(Debug, Args)]
+pub struct Dump {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    place: Where,
+    /// Let the process run on.
+    #[arg(long, short = 'R')]
+    leave_running: bool,
+    /// Leave the process stopped by SIGSTOP.
+    #[arg(long, short = 's', conflicts_with = "leave_running")]
+    leave_stopped: bool,
+}
+
+/// `godwit pre-dump`.
+#[derive(Debug, Args)]
+pub struct PreDump {
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    place: Where,
+}
+
+/// `godwit doctor`.
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Process to look at.
+    #[arg(long, short = 't', value_parser = parse_pid, required_unless_present = "sweep")]
+    pub pid: Option<Pid>,
+    /// Thaw and remove what a killed dumper left behind, where no hand-over holds it.
+    #[arg(long)]
+    pub sweep: bool,
+    /// Where the journals are kept.
+    #[arg(long, env = "GODWIT_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `godwit inspect`.
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// The image directory.
+    pub dir: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `godwit demo`.
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Memory that the demo program keeps changing, in MiB.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(8..=65536))]
+    pub memory_mib: u32,
+    /// Threads of the demo program.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub threads: u32,
+    /// Dirty tracker.
+    #[arg(long, value_enum, default_value_t = Choice::Auto)]
+    pub tracker: Choice,
+    /// The `criu` to restore with.
+    #[arg(long, env = "GODWIT_CRIU", default_value = "criu")]
+    pub criu: PathBuf,
+    /// Keep keys, images and logs in this directory; by default a temporary one that is removed.
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Print the report as one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `godwit keys`.
+#[derive(Debug, Subcommand)]
+pub enum Keys {
+    /// Make a new authority, a server and a client certificate in DIR.
+    Init {
+        /// Where to write ca.pem ca.key server.pem server.key client.pem client.key.
+        dir: PathBuf,
+        /// Further names or addresses of the server.
+        #[arg(long = "san")]
+        sans: Vec<String>,
+    },
+    /// Make one more certificate with the authority in DIR.
+    Issue {
+        /// Directory with ca.pem and ca.key.
+        dir: PathBuf,
+        /// File name of the new pair: NAME.pem and NAME.key.
+        #[arg(long)]
+        name: String,
+        /// A certificate for a page server instead of a dumper.
+        #[arg(long)]
+        server: bool,
+        /// Names or addresses in the certificate.
+        #[arg(long = "san")]
+        sans: Vec<String>,
+    },
+}
+
+/// `godwit session`.
+#[derive(Debug, Subcommand)]
+pub enum Session {
+    /// Every hand-over that this host knows of.
+    List {
+        /// Where the journals are kept.
+        #[arg(long, env = "GODWIT_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+        state_dir: PathBuf,
+        /// Print one JSON array.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Both journals of one hand-over.
+    Show(SessionOf),
+    /// Bring a hand-over that was cut off to its end, so that exactly one copy lives.
+    Resolve {
+        #[command(flatten)]
+        /// Which.
+        of: SessionOf,
+        /// Decide for the source although the destination cannot be reached.
+        #[arg(long)]
+        force_source: bool,
+        /// Decide for the destination although it cannot be reached.
+        #[arg(long, conflicts_with = "force_source")]
+        force_destination: bool,
+    },
+}
+
+/// One hand-over.
+#[derive(Debug, Args)]
+pub struct SessionOf {
+    /// Session id, as `godwit session list` shows it.
+    pub id: String,
+    /// Directory with ca.pem, client.pem and client.key; by default that of the migration.
+    #[arg(long)]
+    pub keys: Option<PathBuf>,
+    /// Where the journals are kept.
+    #[arg(long, env = "GODWIT_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
+    /// Print one JSON object.
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Source {
+    fn options(&self, destination: Destination, afterwards: Afterwards, limits: RoundLimits) -> Options {
+        Options {
+            pid: self.pid,
+            destination,
+            afterwards,
+            restore: false,
+            restore_pidns: RestorePidns::Auto,
+            tracker: self.tracker,
+            limits,
+            strict: self.strict,
+            no_kill_first: false,
+            freeze_timeout: self.timeout,
+            action_scripts: self.action_scripts.clone(),
+            readers: usize::from(self.readers),
+            alive_set: !self.no_alive_set,
+            state_dir: self.state_dir.clone(),
+            progress: !self.json,
+        }
+    }
+}
+
+impl Where {
+    fn destination(&self) -> Destination {
+        match (&self.images_dir, &self.to, &self.keys) {
+            (None, Some(address), Some(keys)) => {
+                Destination::Remote { address: address.clone(), keys: keys.clone(), name: self.name.clone() }
+            }
+            (dir, _, _) => Destination::Local {
+                images_dir: dir.clone().unwrap_or_default(),
+                prev_images_dir: self.prev_images_dir.clone(),
+            },
+        }
+    }
+}
+
+fn afterwards(leave_running: bool, leave_stopped: bool) -> Afterwards {
+    match (leave_running, leave_stopped) {
+        (true, _) => Afterwards::Run,
+        (_, true) => Afterwards::Stop,
+        _ => Afterwards::Kill,
+    }
+}
+
+impl Migrate {
+    /// The options of this migration, and whether the report is JSON.
+    pub fn options(&self) -> (Options, bool) {
+        let destination = Destination::Remote {
+            address: self.server.to.clone(),
+            keys: self.server.keys.clone(),
+            name: self.server.name.clone(),
+        };
+        let limits = RoundLimits { rounds_max: self.max_rounds, downtime_target: self.downtime_target };
+        let afterwards = afterwards(self.leave_running, self.leave_stopped);
+        let options = Options {
+            restore: !self.no_restore,
+            restore_pidns: self.restore_pidns,
+            no_kill_first: self.no_kill_first,
+            ..self.source.options(destination, afterwards, limits)
+        };
+        (options, self.source.json)
+    }
+}
+
+impl Dump {
+    /// The options of this dump, and whether the report is JSON.
+    pub fn options(&self) -> (Options, bool) {
+        let limits = RoundLimits { rounds_max: 0, downtime_target: Duration::ZERO };
+        let afterwards = afterwards(self.leave_running, self.leave_stopped);
+        (self.source.options(self.place.destination(), afterwards, limits), self.source.json)
+    }
+}
+
+impl PreDump {
+    /// The options of this round, and whether the report is JSON.
+    pub fn options(&self) -> (Options, bool) {
+        let limits = RoundLimits { rounds_max: 1, downtime_target: Duration::ZERO };
+        (self.source.options(self.place.destination(), Afterwards::Run, limits), self.source.json)
+    }
+}
+
+fn parse_pid(text: &str) -> Result<Pid, String> {
+    match text.parse::<i32>() {
+        Ok(pid) if pid > 0 => Ok(Pid::from_raw(pid)),
+        _ => Err("a pid is a positive number".to_owned()),
+    }
+}
+
+/// Reads `250us`, `100ms`, `2s` or `1.5s`.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let units = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0)];
+    let seconds = units.iter().find_map(|(unit, scale)| {
+        let number: f64 = text.strip_suffix(unit)?.parse().ok()?;
+        Some(number * scale)
+    });
+    match seconds {
+        Some(seconds) if (0.0..=86_400.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("a time such as 100ms or 2s, at most a day".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_have_a_unit_and_a_bound() {
+        assert_eq!(parse_duration("100ms"), Ok(Duration::from_millis(100)));
+        assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
+        for bad in ["", "5", "ms", "-1s", "NaNs", "infs", "100000s"] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_live_source_beside_a_restore_is_not_offered() {
+        let to = ["godwit", "migrate", "--pid", "7", "--to", "h:1", "--keys", "k"];
+        assert!(Cli::try_parse_from(to).is_ok());
+        assert!(Cli::try_parse_from(to.iter().chain(&["--leave-running"])).is_err());
+    }
+}

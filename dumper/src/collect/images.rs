@@ -1,0 +1,106 @@
+//! The images of one round: each goes to the sink once, and the manifest remembers its hash.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use godwit_page_server::store::sink::{Sealed, Sink};
+use godwit_wire::image::manifest::{FileDigest, Manifest, PagesDigest};
+use godwit_wire::image::pagemap;
+use godwit_wire::plan::RoundPlan;
+
+use crate::error::DumpError;
+use crate::predump::pages::SentPages;
+
+/// What a manifest says of where the images come from.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// Name of the session.
+    pub session: String,
+    /// Pid of the root in its own pid namespace.
+    pub root_pid: u32,
+}
+
+/// An announced round that is being filled.
+pub struct ImageSet<'a> {
+    sink: &'a dyn Sink,
+    plan: RoundPlan,
+    manifest: Manifest,
+}
+
+impl<'a> ImageSet<'a> {
+    /// Announces the round to the sink.
+    ///
+    /// # Errors
+    /// When the sink refuses the page list.
+    pub fn begin(sink: &'a dyn Sink, plan: RoundPlan, origin: &Origin) -> Result<ImageSet<'a>, DumpError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let mut manifest = Manifest {
+            session: origin.session.clone(),
+            round: plan.round,
+            base_round: plan.base_round,
+            kind: plan.kind,
+            restore_options: Vec::new(),
+            root_pid: origin.root_pid,
+            dumped_at_us: now.as_micros() as u64,
+            tool_version: env!("CARGO_PKG_VERSION").to_owned(),
+            files: Vec::new(),
+            pages: Vec::new(),
+        };
+        for pages in &plan.pages {
+            let bytes = pagemap::encode(pages)
+                .map_err(|error| DumpError::sys(pages.owner.pagemap_name(), "encoding it", other(error)))?;
+            manifest.files.push(FileDigest::of(&pages.owner.pagemap_name(), &bytes));
+        }
+        sink.begin(&plan)?;
+        Ok(ImageSet { sink, plan, manifest })
+    }
+
+    /// What was announced.
+    pub fn plan(&self) -> &RoundPlan {
+        &self.plan
+    }
+
+    /// Where the pages go.
+    pub fn sink(&self) -> &'a dyn Sink {
+        self.sink
+    }
+
+    /// Hands over one image.
+    ///
+    /// # Errors
+    /// When the sink refuses it.
+    pub fn put(&mut self, (name, bytes): (String, Bytes)) -> Result<(), DumpError> {
+        self.manifest.files.push(FileDigest::of(&name, &bytes));
+        Ok(self.sink.image(self.plan.round, &name, bytes)?)
+    }
+
+    /// An option that `criu restore` needs for these images.
+    pub fn need_option(&mut self, option: &str) {
+        self.manifest.restore_options.push(option.to_owned());
+    }
+
+    /// Notes the hashes of a pages file whose pages were all handed over.
+    pub fn pages_sent(&mut self, pages_id: u32, sent: &SentPages) {
+        let plan = self.plan.pages.iter().find(|plan| plan.pages_id == pages_id);
+        let nr_pages = plan.map_or(0, |plan| plan.slots());
+        self.manifest.pages.push(PagesDigest { pages_id, nr_pages, extents: sent.extents.clone() });
+    }
+
+    /// Seals the round: when this returns it is durable.
+    ///
+    /// # Errors
+    /// When the sink finds something missing or different, or cannot write.
+    pub fn seal(self) -> Result<Sealed, DumpError> {
+        Ok(self.sink.seal(self.plan.round, &self.manifest)?)
+    }
+
+    /// Options that a restore of these images needs.
+    pub fn restore_options(&self) -> &[String] {
+        &self.manifest.restore_options
+    }
+}
+
+fn other(error: impl std::error::Error + Send + Sync + 'static) -> std::io::Error {
+    std::io::Error::other(error)
+}

@@ -1,0 +1,89 @@
+//! Namespaces: the task must share ours, but for two kinds that a restore makes.
+//!
+//! Restore puts every task into a time namespace of its own, so that its clocks go on, and the page server
+//! restores into a pid and mount namespace when the pid is taken there. So that what was restored can be
+//! migrated again, the time namespace is kept (its clocks are dumped, restore makes a new one) and the
+//! restore-made pid and mount namespaces are inherited: the images say "the restorer's", and the next page
+//! server chooses.
+
+use std::fs;
+
+use nix::unistd::Pid;
+
+use crate::error::DumpError;
+use crate::procfs::ns::{self, Kind};
+use crate::procfs::status;
+use crate::refusal::{Findings, Subject};
+
+/// Namespaces that must be the dumper's own (man 7 namespaces).
+const SHARED: [Kind; 5] = [Kind::Net, Kind::Ipc, Kind::Uts, Kind::User, Kind::Cgroup];
+
+/// What a page server's init for a restored tree looks like in `/proc/PID/cmdline`.
+const RESTORE_INIT: (&str, &str) = ("godwit-page-server", "restore-init");
+
+/// Checks every namespace of a task.
+///
+/// # Errors
+/// When a namespace link cannot be read.
+pub fn check(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
+    for kind in SHARED {
+        if ns::read(pid, kind)? != ns::read(Pid::this(), kind)? {
+            let name = kind.name();
+            findings.refuse(
+                Subject::Process(pid),
+                format!("it runs in a {name} namespace of its own"),
+                format!("run it, or godwit, in the same {name} namespace (containers are not dumped yet)"),
+            );
+        }
+    }
+    let mounts = ns::read(pid, Kind::Mnt)?;
+    if ns::read(pid, Kind::Pid)? == ns::read(Pid::this(), Kind::Pid)? {
+        if mounts != ns::read(Pid::this(), Kind::Mnt)? {
+            refuse_foreign(pid, "mnt", findings);
+        }
+        return Ok(());
+    }
+    match init_of(pid)? {
+        Some(init) if is_restore_init(init) => {
+            if mounts != ns::read(init, Kind::Mnt)? {
+                refuse_foreign(pid, "mnt", findings);
+            }
+        }
+        _ => refuse_foreign(pid, "pid", findings),
+    }
+    Ok(())
+}
+
+fn refuse_foreign(pid: Pid, kind: &str, findings: &mut Findings) {
+    findings.refuse(
+        Subject::Process(pid),
+        format!("it runs in a {kind} namespace that no restore of godwit made"),
+        "containers are not dumped yet; run it in godwit's own namespaces",
+    );
+}
+
+/// The process that is pid 1 of the task's pid namespace, as we see it. It is an ancestor of every task in
+/// it.
+fn init_of(pid: Pid) -> Result<Option<Pid>, DumpError> {
+    let namespace = ns::read(pid, Kind::Pid)?;
+    let mut at = pid;
+    // Each step goes to a parent, and a chain of parents has no cycle; the bound is for a table that changes.
+    for _ in 0..4096 {
+        let status = status::read(at)?;
+        if status.ns_pid.last() == Some(&1) && ns::read(at, Kind::Pid)? == namespace {
+            return Ok((at != pid).then_some(at));
+        }
+        match status.ppid {
+            0 => return Ok(None),
+            parent => at = Pid::from_raw(parent),
+        }
+    }
+    Ok(None)
+}
+
+fn is_restore_init(init: Pid) -> bool {
+    let Ok(cmdline) = fs::read(format!("/proc/{init}/cmdline")) else { return false };
+    let words: Vec<_> = cmdline.split(|byte| *byte == 0).map(String::from_utf8_lossy).collect();
+    let program = words.first().map(|word| word.rsplit('/').next().unwrap_or_default().to_owned());
+    program.as_deref() == Some(RESTORE_INIT.0) && words.get(1).is_some_and(|word| word == RESTORE_INIT.1)
+}

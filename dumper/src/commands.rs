@@ -1,0 +1,171 @@
+//! The commands: each turns its arguments into a call of one room, and the outcome into words and a status.
+
+use std::error::Error;
+use std::fmt::Write;
+use std::process::ExitCode;
+
+use godwit_page_server::store::inspect::{self, Verdict};
+use godwit_wire::quic::keys;
+
+use crate::cli::{Command, Doctor, Inspect, Keys};
+use crate::error::DumpError;
+use crate::options::Options;
+use crate::report::Report;
+use crate::{demo, doctor, flow, session};
+
+/// Runs a command and says how it ended: see the exit status in `godwit --help`.
+pub fn run(command: &Command) -> ExitCode {
+    let outcome = match command {
+        Command::Migrate(args) => report(args.options(), flow::dump),
+        Command::Dump(args) => report(args.options(), flow::dump),
+        Command::PreDump(args) => report(args.options(), flow::pre_dump),
+        Command::Doctor(args) => doctor(args),
+        Command::Inspect(args) => inspect(args),
+        Command::Demo(args) => demo::run(args),
+        Command::DemoVictim(args) => demo::victim::run(args).map(|()| 0).map_err(Failure::plain),
+        Command::DemoCheck(args) => {
+            demo::check::run(args).map(|verified| u8::from(!verified)).map_err(Failure::plain)
+        }
+        Command::Keys(args) => keys(args),
+        Command::Session(args) => session::run(args).map_err(Failure::from),
+    };
+    match outcome {
+        Ok(status) => ExitCode::from(status),
+        Err(failure) => {
+            eprintln!("godwit: {}", failure.text);
+            ExitCode::from(failure.status)
+        }
+    }
+}
+
+/// What a failed command says, and its exit status.
+#[derive(Debug)]
+pub struct Failure {
+    /// The whole chain of causes, in one paragraph.
+    pub text: String,
+    /// The exit status.
+    pub status: u8,
+}
+
+impl Failure {
+    /// A failure with exit status 1.
+    pub fn plain(error: impl Error) -> Failure {
+        Failure { text: chain(&error), status: 1 }
+    }
+}
+
+impl From<DumpError> for Failure {
+    fn from(error: DumpError) -> Failure {
+        Failure { text: chain(&error), status: error.exit_status() }
+    }
+}
+
+/// An error and all its causes, each said once.
+pub fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        let said = inner.to_string();
+        if !text.contains(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        cause = inner.source();
+    }
+    text
+}
+
+fn report(
+    (options, json): (Options, bool),
+    work: impl FnOnce(&Options) -> Result<Report, DumpError>,
+) -> Result<u8, Failure> {
+    let report = work(&options)?;
+    if json {
+        println!("{}", serde_json::to_string(&report).map_err(Failure::plain)?);
+    } else {
+        println!("{report}");
+    }
+    Ok(0)
+}
+
+fn doctor(args: &Doctor) -> Result<u8, Failure> {
+    if args.sweep {
+        for line in doctor::sweep(&args.state_dir)? {
+            println!("{line}");
+        }
+    }
+    let Some(pid) = args.pid else { return Ok(0) };
+    let findings = doctor::examine(pid)?;
+    if args.json {
+        println!("{}", doctor::to_json(pid, &findings));
+    } else {
+        print!("{}", doctor::to_text(pid, &findings));
+    }
+    Ok(if findings.refusals.is_empty() { 0 } else { 3 })
+}
+
+fn inspect(args: &Inspect) -> Result<u8, Failure> {
+    let report = inspect::inspect(&args.dir).map_err(|error| Failure {
+        text: format!("cannot read {}: {error}", args.dir.display()),
+        status: 1,
+    })?;
+    if args.json {
+        println!("{}", inspection_json(&report));
+    } else {
+        print!("{}", inspection_text(&report));
+    }
+    Ok(u8::from(report.verdict == Verdict::Broken))
+}
+
+fn inspection_json(report: &inspect::Report) -> serde_json::Value {
+    let lines = |findings: &[inspect::Finding]| findings.iter().map(ToString::to_string).collect::<Vec<_>>();
+    serde_json::json!({
+        "dir": report.dir.display().to_string(),
+        "verdict": report.verdict.to_string(),
+        "faults": lines(&report.faults),
+        "notes": lines(&report.notes),
+        "chain": report.chain.iter().map(|dir| dir.display().to_string()).collect::<Vec<_>>(),
+        "images_decoded": report.images_decoded,
+        "pages_present": report.pages_present,
+        "pages_in_parent": report.pages_in_parent,
+        "size_bytes": report.size_bytes,
+        "tasks": report.tasks,
+        "manifest": report.manifest.is_some(),
+    })
+}
+
+fn inspection_text(report: &inspect::Report) -> String {
+    let mut text = String::new();
+    let hashes = if report.manifest.is_some() { "every hash checked" } else { "no manifest" };
+    let _ = writeln!(
+        text,
+        "{}: {}; {} images, {} pages here, {} in {} directories before, {hashes}",
+        report.dir.display(),
+        report.verdict,
+        report.images_decoded,
+        report.pages_present,
+        report.pages_in_parent,
+        report.chain.len(),
+    );
+    for fault in &report.faults {
+        let _ = writeln!(text, "fault: {fault}");
+    }
+    for note in &report.notes {
+        let _ = writeln!(text, "note: {note}");
+    }
+    text
+}
+
+fn keys(args: &Keys) -> Result<u8, Failure> {
+    let written = match args {
+        Keys::Init { dir, sans } => keys::init(dir, sans),
+        Keys::Issue { dir, name, server, sans } => {
+            let kind = if *server { keys::Kind::Server } else { keys::Kind::Client };
+            keys::issue(dir, name, kind, sans)
+        }
+    };
+    for path in written.map_err(Failure::plain)? {
+        println!("{}", path.display());
+    }
+    Ok(0)
+}

@@ -1,0 +1,363 @@
+//! THE dump, top to bottom: one function a phase, one line a step.
+//!
+//! The steps and their order are CRIU's (see [`Step`]). Phases hand values to each other, so the wrong order
+//! does not compile: what is frozen is a [`Frozen`], and dropping it lets the process run on exactly as it was.
+//! Until the hand-over nothing here can harm the process; a failure anywhere is an error and a running process.
+//!
+//! Where the order differs from CRIU's: what can be refused is refused before the freeze, and looked at again
+//! under it; all remote calls of step 21 come before its mappings and pages, since they borrow memory of the task;
+//! pages go out on reader threads while everything else is collected.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use godwit_wire::image::inventory::PluginsEntry;
+use godwit_wire::image::{ImageKind, ImageWriter};
+use nix::unistd::Pid;
+
+use crate::collect::file_locks::{self, FileLocks};
+use crate::collect::images::{ImageSet, Origin};
+use crate::collect::{ids, namespaces, seccomp};
+use crate::error::DumpError;
+use crate::finish::{self, clocks};
+use crate::freeze::seize::{self, Frozen};
+use crate::handover::{self, HandedOver};
+use crate::options::Options;
+use crate::predump::pages::{PageSource, SentPages};
+use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
+use crate::predump::tracker;
+use crate::prepare::alarm::Alarm;
+use crate::prepare::cpu::XsaveLayout;
+use crate::prepare::inventory::Inventory;
+use crate::prepare::link::Target;
+use crate::prepare::root::Root;
+use crate::prepare::scripts::{self, Hook};
+use crate::prepare::{kerndat, limits, survey};
+use crate::procfs::{stat, status, timers};
+use crate::refusal::{Findings, Loss};
+use crate::report::{DumpStats, Outcome, Report, RoundReport};
+use crate::step::{Step, Steps};
+use crate::task::asked::{self, TaskSays, ThreadSays};
+use crate::task::files::{self, Descriptor, FileTable};
+use crate::task::threads::{self, Thread};
+use crate::task::{self, mm, vmas};
+
+/// Dumps the process: rounds while it runs if asked for, one freeze, everything else, the hand-over.
+///
+/// # Errors
+/// See [`DumpError`]. The process runs on as before unless the error is about the hand-over itself.
+pub fn dump(options: &Options) -> Result<Report, DumpError> {
+    let begun = Instant::now();
+    let mut steps = Steps::default();
+    let host = prepare(options, &mut steps)?; //                                 0-13: nothing is touched
+    let mut rounds = predump(options, &host)?; //                                while it runs: list, send, seal
+    let frozen = freeze(options, &host, &mut steps)?; //                         14-15: drop = it runs on
+    let collected = collect(&host, &frozen, &mut steps)?; //                     15b-20b
+    let dumped = dump_task(options, &host, &frozen, collected, &mut rounds, &mut steps)?; // 21
+    let sealed = finish(options, &host, &frozen, dumped, &mut steps)?; //        22-33
+    let ended = hand_over(options, &host, frozen, &sealed)?; //                  kill, run on or stop
+    Ok(report(&host, rounds, sealed, ended, begun.elapsed()))
+}
+
+/// Copies the memory once while the process runs.
+///
+/// # Errors
+/// See [`DumpError`]; the process runs on.
+pub fn pre_dump(options: &Options) -> Result<Report, DumpError> {
+    let begun = Instant::now();
+    let mut steps = Steps::default();
+    let host = prepare(options, &mut steps)?;
+    let rounds = predump(options, &host)?;
+    host.target.close()?;
+    Ok(report(&host, rounds, SealedSet::default(), Ended::default(), begun.elapsed()))
+}
+
+/// What the preparation leaves.
+struct Host {
+    root: Root,
+    layout: XsaveLayout,
+    inventory: Inventory,
+    target: Target,
+    origin: Origin,
+    cgroup: String,
+    losses: Vec<Loss>,
+}
+
+fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
+    steps.run(Step::RaiseLimits, limits::raise)?;
+    let root = steps.run(Step::RootItem, || Root::open(options.pid))?;
+    steps.run(Step::PreDumpScripts, || scripts::run(&options.action_scripts, Hook::PreDump, options.pid))?;
+    let plugins = steps.run(Step::Plugins, || Ok(PluginsEntry::default()))?;
+    steps.run(Step::Kerndat, kerndat::probe)?;
+    let mut findings = Findings::default();
+    let seen = survey::look(&root, &mut findings)?;
+    steps.run(Step::IrmapCache, || survey::descriptors(&root, &seen.descriptors, &mut findings))?;
+    let layout = steps.run(Step::CpuInit, XsaveLayout::probe)?;
+    steps.run(Step::VdsoInit, || survey::mappings(&root, &seen.vmas, &mut findings))?;
+    steps.run(Step::CgroupProps, || survey::one_cgroup(&root, &mut findings))?;
+    let cgroup = steps.run(Step::CgroupInfo, || root.cgroup())?;
+    let losses = survey::verdict(findings, options.strict)?;
+    let inventory = steps.run(Step::PrepareInventory, || Inventory::prepare(plugins))?;
+    steps.run(Step::CpuInfo, || layout.warn_of_unknown())?;
+    let target = steps.run(Step::Connect, || Target::open(options, &root))?;
+    let origin = Origin { session: target.session(&root), root_pid: root.inside };
+    Ok(Host { root, layout, inventory, target, origin, cgroup, losses })
+}
+
+fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
+    let of = RoundsOf {
+        root: &host.root,
+        sink: host.target.sink(),
+        origin: &host.origin,
+        inventory: &host.inventory,
+        options,
+        first_round: host.target.first_round(),
+    };
+    if options.limits.rounds_max == 0 {
+        return Ok(of.none());
+    }
+    of.run(tracker::attach(options.tracker, host.root.pid)?)
+}
+
+/// The process, stopped, and since when.
+struct Stopped {
+    frozen: Frozen,
+    alarm: Alarm,
+    freezing: Duration,
+}
+
+fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, DumpError> {
+    let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
+    let frozen =
+        steps.run(Step::CollectPstree, || Ok(seize::seize_within(host.root.pid, options.freeze_timeout)?))?;
+    Ok(Stopped { frozen, freezing: alarm.elapsed(), alarm })
+}
+
+/// Facts about the process as a whole, read under freeze: everything that could be refused is looked at again.
+struct Collected {
+    descriptors: Vec<Descriptor>,
+    locks: FileLocks,
+}
+
+fn collect(host: &Host, stopped: &Stopped, steps: &mut Steps) -> Result<Collected, DumpError> {
+    let root = &host.root;
+    let mut late = Findings::default();
+    let descriptors = files::open_all(root.pid, &root.pidfd)?;
+    steps.run(Step::CheckpointDevices, || survey::descriptors(root, &descriptors, &mut late))?;
+    steps.run(Step::CollectIds, || survey::process(root.pid, &mut late))?;
+    steps.run(Step::NetworkLock, || finish::no_outside_state(root.pid, &descriptors))?;
+    let locks = steps.run(Step::CollectFileLocks, || Ok(file_locks::collect(root.inside, &descriptors)))?;
+    steps.run(Step::CollectNamespaces, || namespaces::check(root.pid, &mut late))?;
+    steps.run(Step::CollectSeccomp, || survey::seccomp(root.pid, &mut late))?;
+    steps.run(Step::CollectLsm, || survey::lsm(root.pid, &mut late))?;
+    late.verdict()?;
+    stopped.alarm.check(Step::CollectLsm)?;
+    Ok(Collected { descriptors, locks })
+}
+
+/// The one task, dumped: its pages are sent, its own images handed over.
+struct Dumped<'a> {
+    images: ImageSet<'a>,
+    collected: Collected,
+    listed: Listed,
+    sent: SentPages,
+    state: State,
+    memdump: Duration,
+}
+
+fn dump_task<'a>(
+    options: &Options,
+    host: &'a Host,
+    stopped: &Stopped,
+    collected: Collected,
+    rounds: &mut Rounds,
+    steps: &mut Steps,
+) -> Result<Dumped<'a>, DumpError> {
+    let pid = host.root.pid;
+    let says = steps.run(Step::DumpTask, || ask(&stopped.frozen))?; // the last remote calls
+    stopped.alarm.check(Step::DumpTask)?;
+    let begun = Instant::now();
+    let listed = rounds::list_last(&host.root, rounds, options.alive_set)?;
+    survey::late_mappings(&host.root, &listed.vmas)?;
+    let plan = rounds.final_plan(&listed);
+    let mut images =
+        steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;
+    let source = PageSource { pid, live: false, readers: options.readers };
+    let (sent, state) = std::thread::scope(|scope| {
+        let (plan, round, sink) = (&listed.plan, images.plan().round, images.sink());
+        let pages = scope.spawn(move || source.send(plan, round, sink));
+        let state = task_state(host, stopped, &says, &listed, &collected);
+        (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
+    });
+    let (sent, state) = (sent?, state?);
+    images.pages_sent(PAGES_ID, &sent);
+    for image in &state.images {
+        images.put(image.clone())?;
+    }
+    rounds.read_latency_us += &sent.read_latency_us;
+    Ok(Dumped { images, collected, listed, sent, state, memdump: begun.elapsed() })
+}
+
+/// What the task and each of its threads said.
+struct Says {
+    task: TaskSays,
+    threads: Vec<ThreadSays>,
+}
+
+/// Every question that only the task itself can answer. Afterwards no memory of it is borrowed.
+fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
+    let pid = frozen.pid();
+    let timers = timers::read(pid)?;
+    let inside = |tid: i32| status::read_thread(pid, Pid::from_raw(tid)).ok()?.ns_pid.last().copied();
+    let mut threads = Vec::with_capacity(frozen.threads().len());
+    let mut leader = frozen.remote(pid)?;
+    let task = asked::task(&mut leader, &timers, inside)?;
+    leader.finish()?;
+    for thread in frozen.threads() {
+        let mut session = frozen.remote(thread.tid)?;
+        threads.push(asked::thread(&mut session)?);
+        session.finish()?;
+    }
+    Ok(Says { task, threads })
+}
+
+/// The task's own images, and what later steps need of it.
+struct State {
+    images: Vec<(String, Bytes)>,
+    table: FileTable,
+    threads: Vec<Thread>,
+}
+
+fn task_state(
+    host: &Host,
+    stopped: &Stopped,
+    says: &Says,
+    listed: &Listed,
+    collected: &Collected,
+) -> Result<State, DumpError> {
+    let (root, frozen) = (&host.root, &stopped.frozen);
+    let pid = root.pid;
+    let stat = stat::read(pid)?;
+    let mut table = FileTable::default();
+    let vmas = vmas::entries(pid, &listed.vmas, &mut table)?;
+    let fdinfo = files::dump(pid, &collected.descriptors, &mut table)?;
+    let mut threads = Vec::with_capacity(frozen.threads().len());
+    for (thread, says) in frozen.threads().iter().zip(&says.threads) {
+        threads.push(threads::dump(pid, thread, says, &host.layout)?);
+    }
+    threads.sort_by_key(|thread| thread.inside != root.inside); // the leader first, the others as they came
+    let stopped_by = frozen.stopped_by().map(|signal| signal as u32);
+    let of_task = task::task_core(pid, &stat, &says.task, frozen.leader().sigmask, stopped_by)?;
+    threads[0].core.tc = Some(of_task);
+    let mm = mm::entry(pid, &stat, &says.task, vmas, &mut table)?;
+    let fs = task::fs(pid, &mut table)?;
+    let inside = u64::from(root.inside);
+    let mut images = Vec::new();
+    for thread in &threads {
+        images.push(single(ImageKind::Core, u64::from(thread.inside), &thread.core)?);
+    }
+    images.push(single(ImageKind::Mm, inside, &mm)?);
+    images.push(single(ImageKind::Fs, inside, &fs)?);
+    images.push(single(ImageKind::Ids, inside, &ids::task())?);
+    let mut descriptors = ImageWriter::new(ImageKind::Fdinfo);
+    for entry in &fdinfo {
+        descriptors.push(entry);
+    }
+    images.push((ImageKind::Fdinfo.file_name(u64::from(ids::TASK_FILES_ID)), descriptors.finish()?));
+    Ok(State { images, table, threads })
+}
+
+fn single(kind: ImageKind, id: u64, record: &impl prost::Message) -> Result<(String, Bytes), DumpError> {
+    Ok((kind.file_name(id), ImageWriter::single(kind, record)?))
+}
+
+/// The sealed final set.
+#[derive(Default)]
+struct SealedSet {
+    stats: DumpStats,
+    report: Option<RoundReport>,
+    restore_options: Vec<String>,
+    has_locks: bool,
+}
+
+fn finish(
+    options: &Options,
+    host: &Host,
+    stopped: &Stopped,
+    dumped: Dumped<'_>,
+    steps: &mut Steps,
+) -> Result<SealedSet, DumpError> {
+    let Dumped { mut images, collected, listed, sent, state, memdump } = dumped;
+    let (root, descriptors) = (&host.root, &collected.descriptors);
+    let status = status::read(root.pid)?;
+    steps.run(Step::DeadPidConflict, || finish::dead_pids(root.pid, descriptors))?;
+    steps.run(Step::DumpMountNamespaces, || finish::namespaces(root.pid))?;
+    let locks = steps.run(Step::DumpFileLocks, || Ok(collected.locks.image()?))?;
+    steps.run(Step::VerifyTtySids, || finish::tty_sids(root.pid))?;
+    steps.run(Step::DumpZombies, || finish::zombies(root.pid, &state.threads))?;
+    let pstree = steps.run(Step::DumpPstree, || Ok(finish::pstree(&status, &state.threads)?))?;
+    steps.run(Step::DumpShmem, || finish::shmem(root.pid, &listed.vmas))?;
+    steps.run(Step::DumpNamespaces, || finish::namespaces(root.pid))?;
+    let clocks = steps.run(Step::DumpTimeNs, || clocks::image(root.pid))?;
+    steps.run(Step::DumpCgroups, || finish::cgroups(root, &host.cgroup))?;
+    steps.run(Step::FixExternalUnixSockets, || finish::no_outside_state(root.pid, descriptors))?;
+    steps.run(Step::TtyPostActions, || finish::no_outside_state(root.pid, descriptors))?;
+    let has_locks = locks.is_some();
+    if has_locks {
+        images.need_option("--file-locks");
+    }
+    let others = [pstree, clocks, seccomp::image()?];
+    for image in locks.into_iter().chain(state.table.images()?).chain(others) {
+        images.put(image)?;
+    }
+    let mut stats = rounds::stats(&listed, &sent);
+    (stats.freezing, stats.memdump) = (stopped.freezing, memdump);
+    stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
+    images.put(stats.image()?)?;
+    steps.run(Step::WriteInventory, || images.put(host.inventory.complete()?))?;
+    let restore_options = images.restore_options().to_vec();
+    let round = images.plan().round;
+    let sealed = images.seal()?;
+    scripts::run(&options.action_scripts, Hook::PostDump, root.pid)?;
+    let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us);
+    stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
+    Ok(SealedSet { stats, report: Some(report), restore_options, has_locks })
+}
+
+/// How it ended: what the destination says, and how long the process stood still.
+#[derive(Default)]
+struct Ended {
+    handed_over: HandedOver,
+    downtime: Duration,
+}
+
+fn hand_over(
+    options: &Options,
+    host: &Host,
+    stopped: Stopped,
+    sealed: &SealedSet,
+) -> Result<Ended, DumpError> {
+    let Stopped { frozen, alarm, .. } = stopped;
+    let handed_over =
+        handover::end(options, &host.root, &host.target, frozen, &host.cgroup, sealed.has_locks)?;
+    let downtime = handed_over.running_at.map_or(alarm.elapsed(), |at| at.duration_since(alarm.begun()));
+    Ok(Ended { handed_over, downtime })
+}
+
+fn report(host: &Host, rounds: Rounds, sealed: SealedSet, ended: Ended, total: Duration) -> Report {
+    let by_hand = host.target.restore_command(&sealed.restore_options);
+    Report::new(Outcome {
+        pid: host.root.pid,
+        session: host.target.name(),
+        tracker: rounds.tracker.as_ref().map(|tracker| tracker.name()),
+        reports: rounds.reports.into_iter().chain(sealed.report).collect(),
+        read_latency_us: rounds.read_latency_us,
+        freeze: sealed.report.map(|_| sealed.stats.freezing + sealed.stats.frozen),
+        downtime: ended.downtime,
+        total,
+        wire_bytes: host.target.wire_bytes(),
+        restored_pid: ended.handed_over.restored_pid,
+        losses: &host.losses,
+        restore_command: sealed.report.and(by_hand),
+    })
+}

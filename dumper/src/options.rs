@@ -1,0 +1,96 @@
+//! What a dump or migration was asked to do, after the command line was checked.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+
+use crate::predump::tracker::Choice;
+
+/// What happens to the source once its images are whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Afterwards {
+    /// It is killed: it lives on elsewhere, or in its images.
+    Kill,
+    /// It runs on.
+    Run,
+    /// It is left stopped by SIGSTOP.
+    Stop,
+}
+
+/// Where the images go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Destination {
+    /// A local directory, as `criu dump --images-dir`.
+    Local {
+        /// The directory; it must not hold images.
+        images_dir: PathBuf,
+        /// The directory of the round that this one builds on, relative to `images_dir`.
+        prev_images_dir: Option<PathBuf>,
+    },
+    /// A page server.
+    Remote {
+        /// `HOST:PORT`.
+        address: String,
+        /// Directory of `ca.pem`, `client.pem` and `client.key`.
+        keys: PathBuf,
+        /// Name of the session's directory at the server; by default pid and start time.
+        name: Option<String>,
+    },
+}
+
+/// When pre-dump rounds end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RoundLimits {
+    /// At most this many pre-dump rounds; 0 for none.
+    pub rounds_max: u32,
+    /// Rounds end once the next freeze is predicted to be shorter than this.
+    pub downtime_target: Duration,
+}
+
+/// One dump or migration.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The root of the tree.
+    pub pid: Pid,
+    /// Where the images go.
+    pub destination: Destination,
+    /// What happens to the source.
+    pub afterwards: Afterwards,
+    /// Whether the page server restores the tree.
+    pub restore: bool,
+    /// How the restored tree's pid namespace is chosen at the server.
+    pub restore_pidns: RestorePidns,
+    /// Which dirty tracker.
+    pub tracker: Choice,
+    /// When rounds end.
+    pub limits: RoundLimits,
+    /// Refuse what restore would drop in silence.
+    pub strict: bool,
+    /// Never kill the source before the destination has restored it; refuse trees whose locks need that.
+    pub no_kill_first: bool,
+    /// Time the collection under freeze may take before it is given up.
+    pub freeze_timeout: Duration,
+    /// Programs to run at the named points of a dump, in order.
+    pub action_scripts: Vec<PathBuf>,
+    /// Threads that read pages, at least 1.
+    pub readers: usize,
+    /// Take the alive set at the last freeze. Only a test turns it off, to see pages go wrong.
+    pub alive_set: bool,
+    /// Where journals are kept.
+    pub state_dir: PathBuf,
+    /// Show a progress bar when standard error is a terminal.
+    pub progress: bool,
+}
+
+/// Which pid namespace the page server restores into.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum RestorePidns {
+    /// A new one if the pid is taken there or both ends are the same machine.
+    #[default]
+    Auto,
+    /// Always a new one.
+    New,
+    /// The server's own.
+    Host,
+}

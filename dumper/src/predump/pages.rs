@@ -1,0 +1,341 @@
+//! The page path: reads the pages of a round's list out of the process and hands them to the sink.
+//!
+//! Readers share the list extent by extent. Each reads its extent in as few calls as the list allows, splits
+//! it into runs of zero pages and runs of data, and hands both over without a further copy. The hash of the
+//! extent is taken from the bytes that were handed over, so the destination checks what was read here.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::fs::FileExt;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Instant;
+
+use bytes::Bytes;
+use godwit_page_server::store::sink::{Content, Fill, Sink, SinkError};
+use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PageRun, PagesPlan};
+use hdrhistogram::Histogram;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::sys;
+use crate::sys::process_vm::Remote;
+
+/// Page reads longer than this are counted as this long, in microseconds.
+const LATENCY_MAX_US: u64 = 60_000_000;
+
+/// Why pages could not be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum PagesError {
+    /// A listed page cannot be read although the process is stopped.
+    #[error("process {pid}: the page at {vaddr:#x} is listed and cannot be read; is it a device's memory?")]
+    Unreadable {
+        /// The process.
+        pid: Pid,
+        /// Address of the page.
+        vaddr: u64,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The process ended while its pages were read.
+    #[error("process {pid} ended while its pages were read")]
+    Died {
+        /// The process.
+        pid: Pid,
+    },
+    /// The receiving side refused or went away.
+    #[error(transparent)]
+    Sink(#[from] SinkError),
+}
+
+/// What became of one owner's pages in a round.
+#[derive(Debug)]
+pub struct SentPages {
+    /// BLAKE3 of every extent of the pages file, in order.
+    pub extents: Vec<[u8; 32]>,
+    /// Pages that were listed and gone when they were read: their slots hold zeros, and they do not cover
+    /// the page for the next round.
+    pub gone: BTreeSet<u64>,
+    /// Pages handed over as bytes.
+    pub data_pages: u64,
+    /// Pages handed over as zeros.
+    pub zero_pages: u64,
+    /// Time of each read of up to an extent, in microseconds.
+    pub read_latency_us: Histogram<u64>,
+}
+
+/// Where and how pages are read.
+#[derive(Clone, Copy, Debug)]
+pub struct PageSource {
+    /// The process, as the dumper sees it.
+    pub pid: Pid,
+    /// The process runs: a listed page may be gone by the time it is read.
+    pub live: bool,
+    /// Reader threads, at least 1.
+    pub readers: usize,
+}
+
+impl PageSource {
+    /// Sends every present page of `plan`.
+    ///
+    /// # Errors
+    /// See [`PagesError`]; the round is then to be abandoned.
+    pub fn send(&self, plan: &PagesPlan, round: u32, sink: &dyn Sink) -> Result<SentPages, PagesError> {
+        self.send_extents(plan, round, sink, &(0..plan.slots().div_ceil(EXTENT_SLOTS)).collect::<Vec<_>>())
+    }
+
+    /// Sends only the named extents again (all of each), after the other side asked for them.
+    ///
+    /// # Errors
+    /// As [`PageSource::send`].
+    pub fn send_extents(
+        &self,
+        plan: &PagesPlan,
+        round: u32,
+        sink: &dyn Sink,
+        extents: &[u64],
+    ) -> Result<SentPages, PagesError> {
+        let placed: Vec<(PageRun, Range<u64>)> = plan.placed().collect();
+        let next = AtomicU64::new(0);
+        let failed = AtomicBool::new(false);
+        let total = Mutex::new(Tally::new(extents.len()));
+        let readers = self.readers.clamp(1, extents.len().max(1));
+        std::thread::scope(|scope| {
+            let work: Vec<_> = (0..readers)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut reader = Reader::new(*self, plan, &placed, round, sink);
+                        let mut tally = Tally::new(extents.len());
+                        while !failed.load(Ordering::Relaxed) {
+                            let index = next.fetch_add(1, Ordering::Relaxed) as usize;
+                            let Some(&extent) = extents.get(index) else { break };
+                            match reader.extent(extent, &mut tally) {
+                                Ok(hash) => tally.hashes[index] = Some(hash),
+                                Err(error) => {
+                                    failed.store(true, Ordering::Relaxed);
+                                    return Err(error);
+                                }
+                            }
+                        }
+                        total.lock().unwrap_or_else(|poison| poison.into_inner()).add(tally);
+                        Ok(())
+                    })
+                })
+                .collect();
+            work.into_iter().try_for_each(|reader| match reader.join() {
+                Ok(outcome) => outcome,
+                Err(panic) => std::panic::resume_unwind(panic),
+            })
+        })?;
+        let total = total.into_inner().unwrap_or_else(|poison| poison.into_inner());
+        Ok(total.finish())
+    }
+}
+
+/// An empty histogram for times of page reads, in microseconds.
+pub fn latency_histogram() -> Histogram<u64> {
+    match Histogram::new_with_max(LATENCY_MAX_US, 2) {
+        Ok(histogram) => histogram,
+        Err(_) => unreachable!("two significant digits up to a minute are valid bounds"),
+    }
+}
+
+/// Counts of one reader, added up at the end.
+struct Tally {
+    hashes: Vec<Option<[u8; 32]>>,
+    gone: BTreeSet<u64>,
+    data_pages: u64,
+    zero_pages: u64,
+    latency_us: Histogram<u64>,
+}
+
+impl Tally {
+    fn new(extents: usize) -> Tally {
+        Tally {
+            hashes: vec![None; extents],
+            gone: BTreeSet::new(),
+            data_pages: 0,
+            zero_pages: 0,
+            latency_us: latency_histogram(),
+        }
+    }
+
+    fn add(&mut self, other: Tally) {
+        for (slot, hash) in self.hashes.iter_mut().zip(other.hashes) {
+            *slot = slot.or(hash);
+        }
+        self.gone.extend(other.gone);
+        self.data_pages += other.data_pages;
+        self.zero_pages += other.zero_pages;
+        self.latency_us += other.latency_us;
+    }
+
+    fn finish(self) -> SentPages {
+        SentPages {
+            extents: self.hashes.into_iter().flatten().collect(),
+            gone: self.gone,
+            data_pages: self.data_pages,
+            zero_pages: self.zero_pages,
+            read_latency_us: self.latency_us,
+        }
+    }
+}
+
+struct Reader<'a> {
+    source: PageSource,
+    plan: &'a PagesPlan,
+    placed: &'a [(PageRun, Range<u64>)],
+    round: u32,
+    sink: &'a dyn Sink,
+}
+
+impl<'a> Reader<'a> {
+    fn new(
+        source: PageSource,
+        plan: &'a PagesPlan,
+        placed: &'a [(PageRun, Range<u64>)],
+        round: u32,
+        sink: &'a dyn Sink,
+    ) -> Reader<'a> {
+        Reader { source, plan, placed, round, sink }
+    }
+
+    /// Reads one extent, hands it over and returns its hash.
+    fn extent(&mut self, extent: u64, tally: &mut Tally) -> Result<[u8; 32], PagesError> {
+        let first = extent * EXTENT_SLOTS;
+        let slots = first..(first + EXTENT_SLOTS).min(self.plan.slots());
+        let pieces = self.pieces(&slots);
+        let mut bytes = vec![0u8; ((slots.end - slots.start) * PAGE_SIZE) as usize];
+        let begun = Instant::now();
+        self.read(&pieces, &mut bytes, tally)?;
+        tally
+            .latency_us
+            .saturating_record(begun.elapsed().as_micros().min(u128::from(LATENCY_MAX_US)) as u64);
+        let hash = *blake3::hash(&bytes).as_bytes();
+        self.hand_over(first, Bytes::from(bytes), tally)?;
+        Ok(hash)
+    }
+
+    /// The address ranges whose pages fill `slots`, in slot order, merged where they touch.
+    fn pieces(&self, slots: &Range<u64>) -> Vec<Remote> {
+        let from = self.placed.partition_point(|(_, range)| range.end <= slots.start);
+        let mut pieces: Vec<Remote> = Vec::new();
+        for (run, range) in &self.placed[from..] {
+            if range.start >= slots.end {
+                break;
+            }
+            let begin = range.start.max(slots.start);
+            let end = range.end.min(slots.end);
+            let addr = run.vaddr + (begin - range.start) * PAGE_SIZE;
+            let len = ((end - begin) * PAGE_SIZE) as usize;
+            match pieces.last_mut() {
+                Some(last) if last.addr + last.len as u64 == addr => last.len += len,
+                _ => pieces.push(Remote { addr, len }),
+            }
+        }
+        pieces
+    }
+
+    fn read(&self, pieces: &[Remote], bytes: &mut [u8], tally: &mut Tally) -> Result<(), PagesError> {
+        let mut done = 0;
+        while done < bytes.len() {
+            let rest = behind(pieces, done);
+            match sys::process_vm::read(self.source.pid, &rest, &mut bytes[done..]) {
+                // A call that ends inside a page faulted there: that page is read again.
+                Ok(read) if read >= PAGE_SIZE as usize => {
+                    done += read - read % PAGE_SIZE as usize;
+                    continue;
+                }
+                Err(Errno::ESRCH) => return Err(PagesError::Died { pid: self.source.pid }),
+                Ok(_) | Err(_) => {}
+            }
+            let page = &mut bytes[done..done + PAGE_SIZE as usize];
+            self.read_one(rest[0].addr, page, tally)?;
+            done += PAGE_SIZE as usize;
+        }
+        Ok(())
+    }
+
+    /// Reads a page that `process_vm_readv` refuses, such as one without read permission.
+    fn read_one(&self, vaddr: u64, page: &mut [u8], tally: &mut Tally) -> Result<(), PagesError> {
+        let mem = File::open(format!("/proc/{}/mem", self.source.pid));
+        match mem.and_then(|mem| mem.read_exact_at(page, vaddr)) {
+            Ok(()) => Ok(()),
+            Err(_) if self.source.live => {
+                page.fill(0);
+                tally.gone.insert(vaddr);
+                Ok(())
+            }
+            Err(source) => Err(PagesError::Unreadable { pid: self.source.pid, vaddr, source }),
+        }
+    }
+
+    fn hand_over(&self, first: u64, bytes: Bytes, tally: &mut Tally) -> Result<(), PagesError> {
+        let page = PAGE_SIZE as usize;
+        let pages = bytes.len() / page;
+        let mut begin = 0;
+        while begin < pages {
+            let zero = is_zero(&bytes[begin * page..(begin + 1) * page]);
+            let mut end = begin + 1;
+            while end < pages && is_zero(&bytes[end * page..(end + 1) * page]) == zero {
+                end += 1;
+            }
+            let content = if zero {
+                tally.zero_pages += (end - begin) as u64;
+                Content::Zero { pages: (end - begin) as u32 }
+            } else {
+                tally.data_pages += (end - begin) as u64;
+                Content::Data(bytes.slice(begin * page..end * page))
+            };
+            let first_slot = first + begin as u64;
+            self.sink.fill(Fill { round: self.round, pages_id: self.plan.pages_id, first_slot, content })?;
+            begin = end;
+        }
+        Ok(())
+    }
+}
+
+/// What is left of `pieces` after the first `done` bytes.
+fn behind(pieces: &[Remote], mut done: usize) -> Vec<Remote> {
+    let mut rest = Vec::with_capacity(pieces.len());
+    for piece in pieces {
+        if done >= piece.len {
+            done -= piece.len;
+        } else {
+            rest.push(Remote { addr: piece.addr + done as u64, len: piece.len - done });
+            done = 0;
+        }
+    }
+    rest
+}
+
+/// Whether a page holds only zeros; leaves at the first word that does not.
+fn is_zero(page: &[u8]) -> bool {
+    page.chunks_exact(128).all(|chunk| chunk.iter().fold(0, |all, byte| all | byte) == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rest_of_the_pieces_begins_where_reading_ended() {
+        let at = |addr, len| Remote { addr, len };
+        let pieces = [at(0x1000, 0x2000), at(0x9000, 0x1000)];
+        assert_eq!(behind(&pieces, 0), pieces);
+        assert_eq!(behind(&pieces, 0x1000), [at(0x2000, 0x1000), at(0x9000, 0x1000)]);
+        assert_eq!(behind(&pieces, 0x2000), [at(0x9000, 0x1000)]);
+        assert_eq!(behind(&pieces, 0x3000), []);
+    }
+
+    #[test]
+    fn one_byte_makes_a_page_not_zero() {
+        let mut page = vec![0u8; 4096];
+        assert!(is_zero(&page));
+        page[4095] = 1;
+        assert!(!is_zero(&page));
+    }
+}

@@ -1,0 +1,238 @@
+//! Pre-dump rounds: copies of what was written since the round before, while the process runs.
+
+use std::time::{Duration, Instant};
+
+use godwit_page_server::store::sink::Sink;
+use godwit_wire::plan::{PAGE_SIZE, PageOwner, PageRun, PagesPlan, RoundKind, RoundPlan};
+use hdrhistogram::Histogram;
+use nix::unistd::Pid;
+
+use super::converge::{self, Next};
+use super::pages::{self, PageSource, SentPages};
+use super::plan;
+use super::tracker::{Tracker, present};
+use crate::collect::images::{ImageSet, Origin};
+use crate::error::DumpError;
+use crate::options::Options;
+use crate::prepare::inventory::Inventory;
+use crate::prepare::root::Root;
+use crate::procfs::maps::{self, Vma};
+use crate::progress::Progress;
+use crate::report::{DumpStats, RoundReport};
+use crate::task::vmas;
+
+/// The number of the one task's pages file; the same in every round of a session.
+pub const PAGES_ID: u32 = 1;
+
+/// What the rounds leave for the last freeze.
+pub struct Rounds {
+    /// The tracker that knows what was written since; `None` when no round ran.
+    pub tracker: Option<Box<dyn Tracker>>,
+    /// The last acknowledged round and the pages that it covers, itself or through its parents.
+    pub base: Option<Base>,
+    /// What each round did.
+    pub reports: Vec<RoundReport>,
+    /// Time of page reads, in microseconds.
+    pub read_latency_us: Histogram<u64>,
+    /// Number that the next round gets.
+    pub next_round: u32,
+}
+
+/// An acknowledged round to build on.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// Its number.
+    pub round: u32,
+    /// The pages that it covers.
+    pub covered: PagesPlan,
+}
+
+/// Where rounds come from and go to.
+pub struct RoundsOf<'a> {
+    /// The process.
+    pub root: &'a Root,
+    /// Where the images go.
+    pub sink: &'a dyn Sink,
+    /// What the manifest says of it.
+    pub origin: &'a Origin,
+    /// The inventory that rounds get.
+    pub inventory: &'a Inventory,
+    /// What was asked for.
+    pub options: &'a Options,
+    /// First round number that is free.
+    pub first_round: u32,
+}
+
+impl Rounds {
+    /// The plan of the last set.
+    pub fn final_plan(&self, listed: &Listed) -> RoundPlan {
+        RoundPlan {
+            round: self.next_round,
+            base_round: self.base.as_ref().map(|base| base.round),
+            kind: RoundKind::Final,
+            pages: vec![listed.plan.clone()],
+        }
+    }
+}
+
+impl RoundsOf<'_> {
+    /// Runs rounds until another does not pay. `tracker` must be armed; it is not asked for anything before.
+    ///
+    /// # Errors
+    /// When a round cannot be read or stored. The process runs on untouched.
+    pub fn run(&self, tracker: Box<dyn Tracker>) -> Result<Rounds, DumpError> {
+        let mut rounds = Rounds { tracker: Some(tracker), ..self.none() };
+        loop {
+            match converge::next(&rounds.reports, &self.options.limits) {
+                Next::Round => self.one(&mut rounds)?,
+                why => {
+                    tracing::info!(rounds = rounds.reports.len(), ?why, "rounds end");
+                    return Ok(rounds);
+                }
+            }
+        }
+    }
+
+    /// No rounds: the last freeze takes everything.
+    pub fn none(&self) -> Rounds {
+        Rounds {
+            tracker: None,
+            base: None,
+            reports: Vec::new(),
+            read_latency_us: pages::latency_histogram(),
+            next_round: self.first_round,
+        }
+    }
+
+    fn one(&self, rounds: &mut Rounds) -> Result<(), DumpError> {
+        let begun = Instant::now();
+        let pid = self.root.pid;
+        let Some(tracker) = rounds.tracker.as_mut() else { return Ok(()) };
+        let listed = list(self.root, tracker.as_mut(), rounds.base.as_ref())?;
+        let round = rounds.next_round;
+        let plan = RoundPlan {
+            round,
+            base_round: rounds.base.as_ref().map(|base| base.round),
+            kind: RoundKind::Round,
+            pages: vec![listed.plan.clone()],
+        };
+        rounds.next_round += 1;
+        let progress = Progress::start(self.options.progress, round, listed.plan.slots());
+        let mut images = ImageSet::begin(self.sink, plan, self.origin)?;
+        let source = PageSource { pid, live: true, readers: self.options.readers };
+        let sent = source.send(&listed.plan, round, &progress.watch(self.sink))?;
+        images.pages_sent(PAGES_ID, &sent);
+        images.put(self.inventory.round()?)?;
+        let sealed = images.seal()?;
+        rounds.read_latency_us += &sent.read_latency_us;
+        let report = report(round, &listed, &sent, begun.elapsed(), sealed.fsync_us);
+        progress.finish(&report);
+        rounds.base = Some(Base { round, covered: covered(listed.plan, &sent) });
+        rounds.reports.push(report);
+        Ok(())
+    }
+}
+
+/// The page list of a round or of the last set.
+pub struct Listed {
+    /// The list.
+    pub plan: PagesPlan,
+    /// The mappings it was made from.
+    pub vmas: Vec<Vma>,
+}
+
+/// Collects what was written since the base round and lists the next one.
+///
+/// The tracker is asked before the pages are listed: a page that is written in between and was not there before is
+/// listed as new, one that was is in the next collection. Both are right.
+///
+/// # Errors
+/// When the mappings or the page tables cannot be read.
+pub fn list(root: &Root, tracker: &mut dyn Tracker, base: Option<&Base>) -> Result<Listed, DumpError> {
+    let vmas = maps::read_with_flags(root.pid)?;
+    let dumpable = with_pages(root.pid, &vmas);
+    let dirty = tracker.collect(&dumpable)?;
+    let alive = present::present(root.pid, &dumpable)?;
+    Ok(listed(root, plan::split(&alive, &dirty, base.map(|base| &base.covered)), vmas))
+}
+
+/// Lists the last set, of a stopped process. Without an alive set (a test's wish) what the base round holds is
+/// taken to be alive still.
+///
+/// # Errors
+/// As [`list`].
+pub fn list_last(root: &Root, rounds: &mut Rounds, alive_set: bool) -> Result<Listed, DumpError> {
+    let (Some(tracker), base) = (rounds.tracker.as_mut(), rounds.base.as_ref()) else {
+        let vmas = maps::read_with_flags(root.pid)?;
+        let alive = present::present(root.pid, &with_pages(root.pid, &vmas))?;
+        return Ok(listed(root, alive, vmas));
+    };
+    let mut last = list(root, tracker.as_mut(), base)?;
+    if let (false, Some(base)) = (alive_set, base) {
+        last.plan.runs = plan::with_base(&last.plan.runs, &base.covered.runs);
+    }
+    Ok(last)
+}
+
+fn listed(root: &Root, runs: Vec<PageRun>, vmas: Vec<Vma>) -> Listed {
+    Listed { plan: PagesPlan { owner: PageOwner::Task(root.inside), pages_id: PAGES_ID, runs }, vmas }
+}
+
+/// The mappings whose pages belong into the list.
+pub fn with_pages(pid: Pid, all: &[Vma]) -> Vec<Vma> {
+    let mut ignored = crate::refusal::Findings::default();
+    all.iter()
+        .filter(|vma| vmas::classify(pid, vma, &mut ignored).is_some_and(|kind| kind.has_pages()))
+        .cloned()
+        .collect()
+}
+
+/// The pages that a sealed round covers: all it lists but those that were gone when they were read.
+pub fn covered(mut plan: PagesPlan, sent: &SentPages) -> PagesPlan {
+    if sent.gone.is_empty() {
+        return plan;
+    }
+    let mut runs = Vec::with_capacity(plan.runs.len());
+    for run in plan.runs {
+        let mut rest = run;
+        for &gone in sent.gone.range(run.vaddr..run.end()) {
+            let before = (gone - rest.vaddr) / PAGE_SIZE;
+            if before > 0 {
+                runs.push(PageRun { nr_pages: before, ..rest });
+            }
+            rest.vaddr = gone + PAGE_SIZE;
+            rest.nr_pages -= before + 1;
+        }
+        if rest.nr_pages > 0 {
+            runs.push(rest);
+        }
+    }
+    plan.runs = runs;
+    plan
+}
+
+/// What a round or the last set did.
+pub fn report(round: u32, listed: &Listed, sent: &SentPages, took: Duration, fsync_us: u64) -> RoundReport {
+    let all: u64 = listed.plan.runs.iter().map(|run| run.nr_pages).sum();
+    RoundReport {
+        round,
+        pages_scanned: all,
+        pages_in_parent: all - listed.plan.slots(),
+        pages_data: sent.data_pages,
+        pages_zero: sent.zero_pages,
+        pages_gone: sent.gone.len() as u64,
+        duration_us: took.as_micros() as u64,
+        fsync_us,
+    }
+}
+
+/// Counts for `stats-dump`.
+pub fn stats(listed: &Listed, sent: &SentPages) -> DumpStats {
+    let all: u64 = listed.plan.runs.iter().map(|run| run.nr_pages).sum();
+    DumpStats {
+        pages_scanned: all,
+        pages_skipped_parent: all - listed.plan.slots(),
+        pages_written: sent.data_pages + sent.zero_pages,
+        ..DumpStats::default()
+    }
+}

@@ -1,0 +1,70 @@
+//! Dirty trackers: what a running process wrote since it was last asked.
+
+pub mod present;
+
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use crate::procfs::maps::Vma;
+
+/// Which tracker is wanted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Choice {
+    /// The first that passes its self-test.
+    #[default]
+    Auto,
+    /// The pagemap's soft-dirty bits.
+    SoftDirty,
+    /// Asynchronous userfaultfd write-protection.
+    UffdWp,
+}
+
+/// Consecutive pages: first address and number of pages.
+pub type Run = godwit_wire::plan::PageRun;
+
+/// Why a tracker cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum TrackerError {
+    /// No tracker passed its self-test on this kernel.
+    #[error("no dirty tracker works on this kernel ({why}); migrate with --max-rounds 0")]
+    None {
+        /// What was tried.
+        why: String,
+    },
+    /// A scan of the page tables failed.
+    #[error("process {pid}: {what} of {start:#x}-{end:#x} failed")]
+    Scan {
+        /// The process.
+        pid: Pid,
+        /// Which call.
+        what: &'static str,
+        /// First address.
+        start: u64,
+        /// Address behind the last byte.
+        end: u64,
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
+}
+
+/// A dirty tracker of one process, armed.
+pub trait Tracker {
+    /// Its name, as `--tracker` takes it.
+    fn name(&self) -> &'static str;
+
+    /// What was written since the call before (or since it was armed), of the given mappings, sorted; from now on new
+    /// writes count for the next call. A range that was not tracked without a break is whole in it.
+    ///
+    /// # Errors
+    /// When the page tables cannot be scanned.
+    fn collect(&mut self, vmas: &[Vma]) -> Result<Vec<Run>, TrackerError>;
+}
+
+/// Arms a tracker on a running process.
+///
+/// # Errors
+/// [`TrackerError::None`] when none works.
+pub fn attach(choice: Choice, pid: Pid) -> Result<Box<dyn Tracker>, TrackerError> {
+    Err(TrackerError::None { why: format!("{choice:?} for process {pid}") })
+}

@@ -1,0 +1,139 @@
+//! Where the images go: a local directory or a session at a page server, behind one seam.
+
+use godwit_page_server::store::local::{LocalDir, LocalOptions};
+use godwit_page_server::store::sink::Sink;
+use godwit_wire::quic::Identity;
+
+use crate::error::DumpError;
+use crate::link::{Link, LinkOptions, RemoteSink, SessionWish};
+use crate::options::{Destination, Options, RestorePidns};
+use crate::prepare::root::Root;
+use crate::procfs::status;
+
+/// An opened destination.
+pub enum Target {
+    /// A local directory.
+    Local {
+        /// The store of one round.
+        store: LocalDir,
+        /// The directory, as the user named it.
+        name: String,
+    },
+    /// A session at a page server.
+    Remote(RemoteSink),
+}
+
+impl Target {
+    /// Opens it. Nothing of the process is touched.
+    ///
+    /// # Errors
+    /// When the directory holds images already; when the server cannot be reached, or refuses: an unknown
+    /// certificate, another protocol, no restore allowed, a session of that name.
+    pub fn open(options: &Options, root: &Root) -> Result<Target, DumpError> {
+        match &options.destination {
+            Destination::Local { images_dir, prev_images_dir } => {
+                let local =
+                    LocalOptions { prev_images_dir: prev_images_dir.clone(), ..LocalOptions::default() };
+                let store = LocalDir::create(images_dir, local)?;
+                Ok(Target::Local { store, name: images_dir.display().to_string() })
+            }
+            Destination::Remote { address, keys, name } => {
+                let link = Link::connect(address, &Identity::client(keys), LinkOptions::default())?;
+                let memory = status::read(root.pid).map(|_| 0).unwrap_or(0);
+                Ok(Target::Remote(link.open_session(SessionWish {
+                    name: name.clone().unwrap_or_else(|| root.default_session()),
+                    pid: root.pid.as_raw() as u32,
+                    start_time: root.start_time,
+                    boot_id: root.boot_id.clone(),
+                    want_restore: options.restore,
+                    restore_pidns: pidns(options.restore_pidns).into(),
+                    memory_estimate_bytes: memory,
+                    restore_options: Vec::new(),
+                    go_on: false,
+                })?))
+            }
+        }
+    }
+
+    /// Where rounds and images go.
+    pub fn sink(&self) -> &dyn Sink {
+        match self {
+            Target::Local { store, .. } => store,
+            Target::Remote(sink) => sink,
+        }
+    }
+
+    /// The session at a page server, if it is one.
+    pub fn remote(&self) -> Option<&RemoteSink> {
+        match self {
+            Target::Local { .. } => None,
+            Target::Remote(sink) => Some(sink),
+        }
+    }
+
+    /// The session's name, or the directory.
+    pub fn name(&self) -> &str {
+        match self {
+            Target::Local { name, .. } => name,
+            Target::Remote(sink) => sink.name(),
+        }
+    }
+
+    /// What the manifest calls the session: a plain name.
+    pub fn session(&self, root: &Root) -> String {
+        match self {
+            Target::Local { .. } => root.default_session(),
+            Target::Remote(sink) => sink.name().to_owned(),
+        }
+    }
+
+    /// The first round number that is free.
+    pub fn first_round(&self) -> u32 {
+        match self {
+            Target::Local { .. } => 1,
+            Target::Remote(sink) => sink.opened().sealed_rounds.iter().max().map_or(1, |last| last + 1),
+        }
+    }
+
+    /// Whether the destination runs on this very kernel, so that locks and pids are shared.
+    pub fn is_same_machine(&self) -> bool {
+        match self {
+            Target::Local { .. } => true,
+            Target::Remote(sink) => sink.opened().same_boot,
+        }
+    }
+
+    /// Bytes of UDP payload sent so far.
+    pub fn wire_bytes(&self) -> u64 {
+        self.remote().map_or(0, |sink| sink.counters().sent_bytes)
+    }
+
+    /// The restore by hand, with the options that the images need.
+    pub fn restore_command(&self, options: &[String]) -> Option<String> {
+        let (dir, place) = match self {
+            Target::Local { name, .. } => (name.clone(), ""),
+            Target::Remote(sink) => (format!("{}/final", sink.opened().images_dir), " (at the page server)"),
+        };
+        let options: String = options.iter().map(|option| format!(" {option}")).collect();
+        Some(format!("criu restore -D {dir}{options} -d{place}"))
+    }
+
+    /// Ends a session that asks for nothing more.
+    ///
+    /// # Errors
+    /// When the server does not confirm; what it acknowledged stays.
+    pub fn close(&self) -> Result<(), DumpError> {
+        match self {
+            Target::Local { .. } => Ok(()),
+            Target::Remote(sink) => Ok(sink.link().close_session()?),
+        }
+    }
+}
+
+fn pidns(choice: RestorePidns) -> crate::link::RestorePidns {
+    match choice {
+        RestorePidns::Auto => crate::link::RestorePidns::Auto,
+        RestorePidns::New => crate::link::RestorePidns::New,
+        RestorePidns::Host => crate::link::RestorePidns::Host,
+    }
+}

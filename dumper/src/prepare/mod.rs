@@ -1,0 +1,14 @@
+//! Nothing has been touched yet: options, kernel, processor, the process as it looks from outside, the link.
+//!
+//! In the order of the steps: `limits`, `root`, `scripts`, `kerndat`, `cpu`, `survey` (what could be refused),
+//! `inventory`, `link`, `alarm`.
+
+pub mod alarm;
+pub mod cpu;
+pub mod inventory;
+pub mod kerndat;
+pub mod limits;
+pub mod link;
+pub mod root;
+pub mod scripts;
+pub mod survey;

@@ -1,0 +1,212 @@
+//! Everything about a process that decides whether it can be dumped, looked at without touching it.
+//!
+//! `godwit doctor` prints it, a dump asks it before anything is touched, and under freeze it is asked again:
+//! the process may have changed meanwhile.
+
+use nix::unistd::Pid;
+
+use crate::collect::{file_locks, lsm, namespaces, seccomp};
+use crate::error::DumpError;
+use crate::prepare::root::Root;
+use crate::procfs::maps::{self, Vma};
+use crate::procfs::{cgroup, stat, status, tree};
+use crate::refusal::{Findings, Loss, Subject};
+use crate::sys::sched;
+use crate::task::files::{self, Descriptor};
+use crate::task::vmas;
+
+/// What the process looks like from outside, before anything is touched.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its descriptors, duplicated.
+    pub descriptors: Vec<Descriptor>,
+    /// Its mappings.
+    pub vmas: Vec<Vma>,
+}
+
+/// Looks at everything, for `godwit doctor`.
+///
+/// # Errors
+/// When the process ended, or may not be looked at.
+pub fn survey(root: &Root) -> Result<Findings, DumpError> {
+    let mut findings = Findings::default();
+    let seen = look(root, &mut findings)?;
+    descriptors(root, &seen.descriptors, &mut findings)?;
+    mappings(root, &seen.vmas, &mut findings)?;
+    one_cgroup(root, &mut findings)?;
+    Ok(findings)
+}
+
+/// Reads what is needed and checks all but descriptors and mappings.
+///
+/// # Errors
+/// As [`survey`].
+pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
+    let seen =
+        Seen { descriptors: files::open_all(root.pid, &root.pidfd)?, vmas: maps::read_with_flags(root.pid)? };
+    process(root.pid, findings)?;
+    seccomp(root.pid, findings)?;
+    lsm(root.pid, findings)?;
+    namespaces::check(root.pid, findings)?;
+    Ok(seen)
+}
+
+/// Ends the look before the freeze: refusals are errors, and so are losses when `strict`.
+///
+/// # Errors
+/// [`DumpError::Refused`].
+pub fn verdict(mut findings: Findings, strict: bool) -> Result<Vec<Loss>, DumpError> {
+    if strict {
+        for loss in std::mem::take(&mut findings.losses) {
+            findings.refuse(loss.subject, loss.what, "leave --strict out to lose it");
+        }
+    }
+    Ok(findings.verdict()?)
+}
+
+/// Looks at the mappings again under freeze.
+///
+/// # Errors
+/// [`DumpError::Refused`] for one that cannot be dumped and was not there before.
+pub fn late_mappings(root: &Root, vmas: &[Vma]) -> Result<(), DumpError> {
+    let mut late = Findings::default();
+    mappings(root, vmas, &mut late)?;
+    late.verdict()?;
+    Ok(())
+}
+
+/// What concerns the process as a whole: session, children, tracer, personality.
+///
+/// # Errors
+/// When `/proc` does not tell.
+pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
+    let stat = stat::read(pid)?;
+    let status = status::read(pid)?;
+    let subject = || Subject::Process(pid);
+    if stat.is_zombie() {
+        return Err(DumpError::Died { pid });
+    }
+    if status.tracer_pid != 0 && status.tracer_pid != Pid::this().as_raw() {
+        findings.refuse(
+            subject(),
+            format!("process {} traces it (a debugger?)", status.tracer_pid),
+            "end the tracer first",
+        );
+    }
+    if status.ns_sid.last() != status.ns_pid.last() {
+        findings.refuse(
+            subject(),
+            format!("it is not the leader of its session ({})", stat.session),
+            "start the program with `setsid`, its input and output on files or /dev/null",
+        );
+    }
+    if stat.tty_nr != 0 {
+        findings.refuse(
+            subject(),
+            "it has a controlling terminal",
+            "start the program with `setsid`, its input and output on files or /dev/null",
+        );
+    }
+    if status.ns_pid.len() > 1 && status.ns_pid.last() == Some(&1) {
+        findings.refuse(
+            subject(),
+            "it is the first process of a pid namespace",
+            "containers are not dumped yet; name a process inside",
+        );
+    }
+    if status.shadow_stack {
+        findings.refuse(subject(), "it runs with a shadow stack", "run it without shadow stacks");
+    }
+    for tid in tree::threads(pid)? {
+        for child in tree::children(pid, tid)? {
+            findings.refuse(
+                subject(),
+                format!("it has a child, process {child}, and only single processes are dumped"),
+                "wait until the child has ended",
+            );
+        }
+    }
+    if crate::procfs::attr::personality(pid)? != 0 {
+        findings.lose(subject(), "its personality (see man 2 personality) is not restored by CRIU");
+    }
+    Ok(())
+}
+
+/// Seccomp and scheduling of each thread.
+///
+/// # Errors
+/// When `/proc` does not tell. A thread that ended meanwhile is left out.
+pub fn seccomp(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
+    for tid in tree::threads(pid)? {
+        match status::read_thread(pid, tid) {
+            Ok(status) => seccomp::check(tid, &status, findings),
+            Err(error) if error.is_gone() && tid != pid => continue,
+            Err(error) => return Err(error.into()),
+        }
+        if sched::attr(tid).is_ok_and(|attr| attr.policy == libc::SCHED_DEADLINE as u32) {
+            findings.refuse(
+                Subject::Thread(tid),
+                "it is scheduled by deadline, which CRIU's images cannot hold",
+                "give it another policy with `chrt`",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Security labels of each thread.
+///
+/// # Errors
+/// When the threads cannot be listed.
+pub fn lsm(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
+    for tid in tree::threads(pid)? {
+        lsm::check(tid, findings);
+    }
+    Ok(())
+}
+
+/// Descriptors: kinds, paths, locks. Watches (inotify, fanotify) are among what is refused, so no path cache is
+/// needed for them.
+///
+/// # Errors
+/// Never; the signature is that of every check.
+pub fn descriptors(root: &Root, all: &[Descriptor], findings: &mut Findings) -> Result<(), DumpError> {
+    files::check_all(root.pid, all, findings);
+    file_locks::check(root.pid, all, findings);
+    Ok(())
+}
+
+/// Mappings, the executable, working and root directory. A task without a vDSO would have no place for the system
+/// calls that we need it to make.
+///
+/// # Errors
+/// Never; the signature is that of every check.
+pub fn mappings(root: &Root, vmas: &[Vma], findings: &mut Findings) -> Result<(), DumpError> {
+    if !vmas.iter().any(Vma::is_vdso) {
+        findings.refuse(Subject::Process(root.pid), "it has no vDSO", "boot without vdso=0");
+    }
+    vmas::check_all(root.pid, vmas, findings);
+    vmas::check_special_files(root.pid, findings);
+    Ok(())
+}
+
+/// All threads must be in the cgroups of their process: a restore puts them where `criu` runs, together.
+///
+/// # Errors
+/// When `/proc` does not tell. A thread that ended meanwhile is left out.
+pub fn one_cgroup(root: &Root, findings: &mut Findings) -> Result<(), DumpError> {
+    let of_process = cgroup::read(root.pid)?;
+    for tid in tree::threads(root.pid)? {
+        match cgroup::read_thread(root.pid, tid) {
+            Ok(of_thread) if of_thread == of_process => {}
+            Ok(_) => findings.refuse(
+                Subject::Thread(tid),
+                "it is in other cgroups than its process (threaded cgroups)",
+                "move it back to the cgroup of its process",
+            ),
+            Err(error) if error.is_gone() && tid != root.pid => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,258 @@
+//! What a dump or migration did: for a person, and as one JSON object.
+
+use std::fmt;
+use std::time::Duration;
+
+use bytes::Bytes;
+use godwit_wire::image::stats::{DumpStatsEntry, StatsEntry};
+use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
+use godwit_wire::plan::PAGE_SIZE;
+use hdrhistogram::Histogram;
+use nix::unistd::Pid;
+use serde::Serialize;
+
+use crate::predump::pages;
+use crate::refusal::Loss;
+
+/// Percentiles of a time, in microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Percentiles {
+    /// Values counted.
+    pub count: u64,
+    /// Median.
+    pub p50_us: u64,
+    /// 90 % are at most this.
+    pub p90_us: u64,
+    /// 99 % are at most this.
+    pub p99_us: u64,
+    /// The longest.
+    pub max_us: u64,
+}
+
+impl Percentiles {
+    /// Of a histogram of microseconds.
+    pub fn of(histogram: &Histogram<u64>) -> Percentiles {
+        Percentiles {
+            count: histogram.len(),
+            p50_us: histogram.value_at_quantile(0.5),
+            p90_us: histogram.value_at_quantile(0.9),
+            p99_us: histogram.value_at_quantile(0.99),
+            max_us: histogram.max(),
+        }
+    }
+}
+
+/// One pre-dump round, or the last set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct RoundReport {
+    /// Number of the round.
+    pub round: u32,
+    /// Pages of the process that were looked at.
+    pub pages_scanned: u64,
+    /// Pages left to the round before.
+    pub pages_in_parent: u64,
+    /// Pages sent as bytes.
+    pub pages_data: u64,
+    /// Pages sent as zeros.
+    pub pages_zero: u64,
+    /// Pages that were listed and gone when they were read.
+    pub pages_gone: u64,
+    /// From the scan to the acknowledgement.
+    pub duration_us: u64,
+    /// Time that the server's last fsync took.
+    pub fsync_us: u64,
+}
+
+impl RoundReport {
+    /// Pages sent, of either kind.
+    pub fn pages_sent(&self) -> u64 {
+        self.pages_data + self.pages_zero
+    }
+}
+
+/// The whole of it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// The process.
+    pub pid: i32,
+    /// Session at the page server, or the local directory.
+    pub session: String,
+    /// The dirty tracker, or `none` without rounds.
+    pub tracker: String,
+    /// Pre-dump rounds, and the last set.
+    pub rounds: Vec<RoundReport>,
+    /// How long the process stood still before its images were whole, in milliseconds.
+    pub freeze_ms: f64,
+    /// From the freeze until the process ran at the destination, in milliseconds; equal to `freeze_ms` when it
+    /// was not restored there.
+    pub downtime_ms: f64,
+    /// From start to end, in milliseconds.
+    pub total_ms: f64,
+    /// Memory of the process that was covered, in bytes.
+    pub memory_bytes: u64,
+    /// Bytes of UDP payload sent to the page server; 0 for a local directory.
+    pub wire_bytes: u64,
+    /// Whether it runs at the destination.
+    pub restored: bool,
+    /// Its pid there, as the destination's host sees it.
+    pub restored_pid: Option<i32>,
+    /// Time that freezes took (a round may need short ones).
+    pub freezes: Percentiles,
+    /// Time that reads of up to 1 MiB of pages took.
+    pub page_reads: Percentiles,
+    /// Time that rounds took.
+    pub round_durations: Percentiles,
+    /// What a restore drops, by name.
+    pub losses: Vec<String>,
+    /// How to restore by hand, when it was not restored.
+    pub restore_command: Option<String>,
+}
+
+/// What a report is made from.
+pub struct Outcome<'a> {
+    /// The process.
+    pub pid: Pid,
+    /// Session or directory.
+    pub session: &'a str,
+    /// The dirty tracker, if rounds ran.
+    pub tracker: Option<&'static str>,
+    /// Rounds and last set.
+    pub reports: Vec<RoundReport>,
+    /// Times of page reads, in microseconds.
+    pub read_latency_us: Histogram<u64>,
+    /// How long the freeze took, if there was one.
+    pub freeze: Option<Duration>,
+    /// From the freeze until it ran again somewhere.
+    pub downtime: Duration,
+    /// From start to end.
+    pub total: Duration,
+    /// UDP payload sent.
+    pub wire_bytes: u64,
+    /// Its pid at the destination.
+    pub restored_pid: Option<i32>,
+    /// What a restore drops.
+    pub losses: &'a [Loss],
+    /// The restore by hand.
+    pub restore_command: Option<String>,
+}
+
+impl Report {
+    /// Adds everything up.
+    pub fn new(outcome: Outcome<'_>) -> Report {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        let mut freezes = pages::latency_histogram();
+        if let Some(freeze) = outcome.freeze {
+            freezes.saturating_record(freeze.as_micros() as u64);
+        }
+        let mut rounds = pages::latency_histogram();
+        for round in &outcome.reports {
+            rounds.saturating_record(round.duration_us);
+        }
+        let memory_pages = outcome.reports.last().map_or(0, |last| last.pages_scanned);
+        Report {
+            pid: outcome.pid.as_raw(),
+            session: outcome.session.to_owned(),
+            tracker: outcome.tracker.unwrap_or("none").to_owned(),
+            freeze_ms: ms(outcome.freeze.unwrap_or_default()),
+            downtime_ms: ms(outcome.downtime),
+            total_ms: ms(outcome.total),
+            memory_bytes: memory_pages * PAGE_SIZE,
+            wire_bytes: outcome.wire_bytes,
+            restored: outcome.restored_pid.is_some(),
+            restored_pid: outcome.restored_pid,
+            freezes: Percentiles::of(&freezes),
+            page_reads: Percentiles::of(&outcome.read_latency_us),
+            round_durations: Percentiles::of(&rounds),
+            rounds: outcome.reports,
+            losses: outcome.losses.iter().map(ToString::to_string).collect(),
+            restore_command: outcome.restore_command,
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const MIB: f64 = (1 << 20) as f64;
+        for round in &self.rounds {
+            writeln!(
+                f,
+                "round {:>2}: {:>9} pages sent ({} zero, {} gone), {} in the round before, {:.1} ms (fsync {:.1} ms)",
+                round.round,
+                round.pages_sent(),
+                round.pages_zero,
+                round.pages_gone,
+                round.pages_in_parent,
+                round.duration_us as f64 / 1e3,
+                round.fsync_us as f64 / 1e3,
+            )?;
+        }
+        writeln!(
+            f,
+            "process {} ({:.1} MiB, tracker {}): frozen {:.1} ms, down {:.1} ms, {:.1} ms in all, {:.1} MiB on the wire",
+            self.pid,
+            self.memory_bytes as f64 / MIB,
+            self.tracker,
+            self.freeze_ms,
+            self.downtime_ms,
+            self.total_ms,
+            self.wire_bytes as f64 / MIB,
+        )?;
+        for loss in &self.losses {
+            writeln!(f, "not restored: {loss}")?;
+        }
+        match (self.restored_pid, &self.restore_command) {
+            (Some(pid), _) => {
+                write!(f, "it runs at the destination as process {pid} (session {})", self.session)
+            }
+            (None, Some(command)) => write!(f, "images: {}; restore them with: {command}", self.session),
+            (None, None) => write!(f, "images: {}", self.session),
+        }
+    }
+}
+
+/// Times and counts for `stats-dump` (images/stats.proto), in microseconds and pages.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DumpStats {
+    /// From the first seize to the last thread's stop.
+    pub freezing: Duration,
+    /// From the last thread's stop until the images were whole.
+    pub frozen: Duration,
+    /// Finding and reading pages.
+    pub memdump: Duration,
+    /// Waiting for pages to be written.
+    pub memwrite: Duration,
+    /// Pages looked at.
+    pub pages_scanned: u64,
+    /// Pages left to the parent.
+    pub pages_skipped_parent: u64,
+    /// Pages in this directory's pages files.
+    pub pages_written: u64,
+}
+
+impl DumpStats {
+    /// The image, as CRIU writes it.
+    ///
+    /// # Errors
+    /// Never for a record of this size; the signature is that of every image.
+    pub fn image(&self) -> Result<(String, Bytes), ImageError> {
+        let us = |time: Duration| u32::try_from(time.as_micros()).unwrap_or(u32::MAX);
+        let dump = DumpStatsEntry {
+            freezing_time: us(self.freezing),
+            frozen_time: us(self.frozen),
+            memdump_time: us(self.memdump),
+            memwrite_time: us(self.memwrite),
+            pages_scanned: self.pages_scanned,
+            pages_skipped_parent: self.pages_skipped_parent,
+            pages_written: self.pages_written,
+            irmap_resolve: Some(0),
+            pages_lazy: 0,
+            page_pipes: Some(0),
+            page_pipe_bufs: Some(0),
+            shpages_scanned: Some(0),
+            shpages_skipped_parent: Some(0),
+            shpages_written: Some(0),
+        };
+        let entry = StatsEntry { dump: Some(dump), restore: None };
+        Ok((ImageKind::StatsDump.file_name(0), ImageWriter::single(ImageKind::StatsDump, &entry)?))
+    }
+}

@@ -1,0 +1,196 @@
+//! The descriptors of a task, and the files behind its mappings, as `files.img` and `fdinfo-N.img` list them.
+//!
+//! A descriptor is duplicated into the dumper by `pidfd_getfd` and looked at there: nothing runs in the
+//! task. `reg` are files, directories and the character devices that CRIU knows, `pipe` are pipes with both
+//! ends in the task, `fown` is who is signalled for a descriptor. All else is refused by name.
+
+pub mod fown;
+pub mod pipe;
+pub mod reg;
+pub mod table;
+
+use std::io::ErrorKind;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+
+use nix::errno::Errno;
+use nix::sys::stat::{FileStat, SFlag, fstat};
+use nix::unistd::Pid;
+
+use godwit_wire::image::fdinfo::{FdTypes, FdinfoEntry};
+
+use crate::error::DumpError;
+use crate::procfs::fdinfo::FdInfo;
+use crate::refusal::{Findings, Subject};
+use crate::sys;
+
+pub use table::FileTable;
+
+/// Flag of an `O_PATH` descriptor in `/proc/PID/fdinfo` (include/uapi/asm-generic/fcntl.h).
+const O_PATH: u32 = 0o10_000_000;
+/// `O_CLOEXEC` there: a property of the descriptor, not of the file.
+const O_CLOEXEC: u32 = 0o2_000_000;
+/// `O_TMPFILE` without `O_DIRECTORY`.
+const O_TMPFILE: u32 = 0o20_000_000;
+/// Major number of `/dev/null`, `/dev/zero`, `/dev/urandom` and their kind
+/// (Documentation/admin-guide/devices.txt).
+const MEM_MAJOR: u64 = 1;
+
+/// One open descriptor of a task, duplicated into the dumper.
+#[derive(Debug)]
+pub struct Descriptor {
+    /// Its number in the task.
+    pub fd: i32,
+    /// Our duplicate; shares the open file description.
+    pub copy: OwnedFd,
+    /// What `/proc/PID/fdinfo/N` says.
+    pub info: FdInfo,
+    /// `fstat` of the file.
+    pub stat: FileStat,
+    /// What `/proc/PID/fd/N` points at.
+    pub target: PathBuf,
+}
+
+impl Descriptor {
+    /// The flags of the open file description (`F_GETFL`).
+    pub fn file_flags(&self) -> u32 {
+        self.info.flags & !O_CLOEXEC
+    }
+
+    fn closes_on_exec(&self) -> bool {
+        self.info.flags & O_CLOEXEC != 0
+    }
+
+    /// How findings name it.
+    pub fn subject(&self, pid: Pid) -> Subject {
+        Subject::Descriptor { pid, fd: self.fd, target: self.target.display().to_string() }
+    }
+}
+
+/// What kind of file a descriptor is, as far as it can be dumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A file, directory or known character device, restored by its path.
+    Regular,
+    /// An anonymous pipe.
+    Pipe,
+}
+
+/// Duplicates every descriptor of a task. The task may run; a descriptor that it closes meanwhile is left
+/// out.
+///
+/// # Errors
+/// When the list, a duplicate or its facts cannot be had.
+pub fn open_all(pid: Pid, pidfd: &OwnedFd) -> Result<Vec<Descriptor>, DumpError> {
+    let mut all = Vec::new();
+    for fd in crate::procfs::fdinfo::list(pid)? {
+        let subject = || format!("fd {fd} of process {pid}");
+        let copy = match sys::pidfd::getfd(pidfd.as_fd(), fd) {
+            Ok(copy) => copy,
+            Err(Errno::EBADF) => continue,
+            Err(errno) => return Err(DumpError::sys(subject(), "pidfd_getfd", errno)),
+        };
+        let target = match std::fs::read_link(format!("/proc/{pid}/fd/{fd}")) {
+            Ok(target) => target,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(source) => return Err(DumpError::sys(subject(), "readlink of its /proc link", source)),
+        };
+        let stat = fstat(&copy).map_err(|errno| DumpError::sys(subject(), "fstat", errno))?;
+        let info = match crate::procfs::fdinfo::read(pid, fd) {
+            Ok(info) => info,
+            Err(_) if matches!(sys::pidfd::getfd(pidfd.as_fd(), fd), Err(Errno::EBADF)) => continue,
+            Err(error) => return Err(error.into()),
+        };
+        all.push(Descriptor { fd, copy, info, stat, target });
+    }
+    all.sort_by_key(|descriptor| descriptor.fd);
+    Ok(all)
+}
+
+/// Decides what a descriptor is; refuses by name what cannot be dumped.
+pub fn classify(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) -> Option<Kind> {
+    let target = descriptor.target.to_string_lossy();
+    let mut refuse = |why: String, way_out: &str| {
+        findings.refuse(descriptor.subject(pid), why, way_out);
+        None
+    };
+    let close = "let the program close it, or run the program without it";
+    if descriptor.info.flags & O_PATH != 0 {
+        return refuse("an O_PATH descriptor is not dumped".into(), close);
+    }
+    let kind = SFlag::from_bits_truncate(descriptor.stat.st_mode & SFlag::S_IFMT.bits());
+    match kind {
+        SFlag::S_IFREG if target.starts_with("/memfd:") => {
+            refuse("memory files (memfd) are not dumped".into(), close)
+        }
+        SFlag::S_IFREG if descriptor.stat.st_nlink == 0 || descriptor.info.flags & O_TMPFILE == O_TMPFILE => {
+            refuse(
+                "the file is deleted, and a restore could not open it".into(),
+                "let the program close it, or keep the file until the process was moved",
+            )
+        }
+        SFlag::S_IFREG | SFlag::S_IFDIR => Some(Kind::Regular),
+        SFlag::S_IFCHR if nix::sys::stat::major(descriptor.stat.st_rdev) == MEM_MAJOR => Some(Kind::Regular),
+        SFlag::S_IFCHR if is_terminal(&target) => refuse(
+            "a terminal is not dumped".into(),
+            "start the program with `setsid` and standard input, output and error on files or /dev/null",
+        ),
+        SFlag::S_IFCHR => refuse("a device's state cannot be dumped".into(), close),
+        SFlag::S_IFIFO if target.starts_with("pipe:[") => Some(Kind::Pipe),
+        SFlag::S_IFIFO => refuse("named pipes are not dumped".into(), close),
+        SFlag::S_IFSOCK => refuse("sockets are not dumped".into(), close),
+        _ if target.starts_with("anon_inode:") => {
+            refuse(format!("{} descriptors are not dumped", target.trim_start_matches("anon_inode:")), close)
+        }
+        _ => refuse("this kind of file is not dumped".into(), close),
+    }
+}
+
+fn is_terminal(target: &str) -> bool {
+    ["/dev/pts/", "/dev/tty", "/dev/console", "/dev/ptmx"].iter().any(|prefix| target.starts_with(prefix))
+}
+
+/// Checks every descriptor; what cannot be dumped is refused by name.
+pub fn check_all(pid: Pid, all: &[Descriptor], findings: &mut Findings) {
+    for descriptor in all {
+        match classify(pid, descriptor, findings) {
+            Some(Kind::Regular) => reg::check(pid, descriptor, findings),
+            Some(Kind::Pipe) => pipe::check(pid, descriptor, all, findings),
+            None => {}
+        }
+    }
+}
+
+/// Enters every descriptor into the table of files and returns the records of `fdinfo-N.img`.
+///
+/// # Errors
+/// When a file's facts cannot be read. The descriptors must have passed [`check_all`].
+pub fn dump(pid: Pid, all: &[Descriptor], table: &mut FileTable) -> Result<Vec<FdinfoEntry>, DumpError> {
+    let mut records = Vec::with_capacity(all.len());
+    for descriptor in all {
+        let mut none = Findings::default();
+        let kind = classify(pid, descriptor, &mut none).ok_or_else(|| DumpError::from_findings(none))?;
+        let (id, new) = table.description(pid, descriptor)?;
+        let r#type = match kind {
+            Kind::Regular => FdTypes::Reg,
+            Kind::Pipe => FdTypes::Pipe,
+        };
+        if new {
+            match kind {
+                Kind::Regular => table.push(reg::entry(pid, id, descriptor)?),
+                Kind::Pipe => {
+                    table.push(pipe::entry(pid, id, descriptor)?);
+                    pipe::contents(pid, descriptor, table)?;
+                }
+            }
+        }
+        records.push(FdinfoEntry {
+            id,
+            flags: u32::from(descriptor.closes_on_exec()),
+            r#type: r#type.into(),
+            fd: descriptor.fd as u32,
+            xattr_security_selinux: None,
+        });
+    }
+    Ok(records)
+}

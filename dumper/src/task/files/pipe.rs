@@ -1,0 +1,111 @@
+//! Pipes that lie wholly in the task: their ends, size and contents.
+
+use std::fs;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use nix::unistd::Pid;
+
+use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
+use godwit_wire::image::pipe::PipeEntry;
+use godwit_wire::image::pipe_data::PipeDataEntry;
+
+use super::table::FileTable;
+use super::{Descriptor, fown};
+use crate::error::DumpError;
+use crate::refusal::Findings;
+use crate::sys;
+
+/// Refuses packet mode, and a pipe that another process holds an end of.
+pub fn check(pid: Pid, descriptor: &Descriptor, all: &[Descriptor], findings: &mut Findings) {
+    let subject = descriptor.subject(pid);
+    if descriptor.file_flags() & libc::O_DIRECT as u32 != 0 {
+        return findings.refuse(
+            subject,
+            "a pipe in packet mode (O_DIRECT) is not dumped",
+            "let the program use a stream pipe",
+        );
+    }
+    let first = all.iter().find(|other| other.stat.st_ino == descriptor.stat.st_ino);
+    if first.is_some_and(|first| first.fd != descriptor.fd) {
+        return;
+    }
+    if let Some(other) = other_holder(pid, &descriptor.target) {
+        findings.refuse(
+            subject,
+            format!(
+                "process {other} holds an end of this pipe, and only pipes inside one process are dumped"
+            ),
+            "connect the program's input and output to files or /dev/null",
+        );
+    }
+}
+
+/// A process other than `pid` that holds an end of the pipe that `/proc/PID/fd` links name `target`.
+fn other_holder(pid: Pid, target: &Path) -> Option<i32> {
+    let processes = fs::read_dir("/proc").ok()?;
+    processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).find(|&other| {
+        // The dumper's own duplicates are not an end held elsewhere.
+        other != pid.as_raw()
+            && other != std::process::id() as i32
+            && fs::read_dir(format!("/proc/{other}/fd")).is_ok_and(|fds| {
+                fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == target))
+            })
+    })
+}
+
+/// The entry of an end of a pipe. Both ends carry the pipe's inode number.
+///
+/// # Errors
+/// When its owner cannot be read.
+pub fn entry(pid: Pid, id: u32, descriptor: &Descriptor) -> Result<FileEntry, DumpError> {
+    Ok(FileEntry {
+        r#type: FdTypes::Pipe.into(),
+        id,
+        pipe: Some(PipeEntry {
+            id,
+            pipe_id: pipe_id(descriptor),
+            flags: descriptor.file_flags(),
+            fown: fown::read(pid, descriptor)?,
+        }),
+        ..FileEntry::default()
+    })
+}
+
+fn pipe_id(descriptor: &Descriptor) -> u32 {
+    descriptor.stat.st_ino as u32
+}
+
+/// Copies what lies in the pipe into the table, without consuming it: `tee` into a pipe of our own of the
+/// same size (man 2 tee). Only a read end can be read.
+///
+/// # Errors
+/// When our pipe cannot be made as large, or less is copied than lies in the pipe.
+pub fn contents(pid: Pid, descriptor: &Descriptor, table: &mut FileTable) -> Result<(), DumpError> {
+    let pipe_id = pipe_id(descriptor);
+    let write_only = descriptor.file_flags() & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32;
+    if write_only || table.knows_pipe(pipe_id) {
+        return Ok(());
+    }
+    let subject = || format!("the pipe at fd {} of process {pid}", descriptor.fd);
+    let failed = |what| move |error: std::io::Error| DumpError::sys(subject(), what, error);
+    let errno = |what| move |errno: nix::errno::Errno| failed(what)(errno.into());
+    let copy = descriptor.copy.as_fd();
+    let size = sys::fcntl::pipe_size(copy).map_err(errno("F_GETPIPE_SZ"))?;
+    let waiting = sys::pipe::readable_bytes(copy).map_err(errno("FIONREAD"))?;
+    let mut bytes = vec![0; waiting];
+    if waiting > 0 {
+        let (mut ours, theirs) = std::io::pipe().map_err(failed("pipe"))?;
+        sys::fcntl::set_pipe_size(theirs.as_fd(), size)
+            .map_err(errno("F_SETPIPE_SZ of a copy as large as the pipe (see /proc/sys/fs/pipe-max-size)"))?;
+        let copied = sys::pipe::tee(copy, theirs.as_fd(), waiting).map_err(errno("tee"))?;
+        if copied != waiting {
+            return Err(failed("tee")(std::io::Error::other(format!("{copied} of {waiting} bytes"))));
+        }
+        ours.read_exact(&mut bytes).map_err(failed("read of its copy"))?;
+    }
+    let entry = PipeDataEntry { pipe_id, bytes: waiting as u32, size: Some(size as u32) };
+    table.pipe_contents(entry, bytes);
+    Ok(())
+}

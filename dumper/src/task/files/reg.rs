@@ -1,0 +1,68 @@
+//! Files that restore opens by path: regular files, directories, `/dev/null` and its kind.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{FileStat, SFlag, stat};
+use nix::unistd::Pid;
+
+use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
+use godwit_wire::image::regfile::RegFileEntry;
+
+use super::{Descriptor, fown};
+use crate::error::DumpError;
+use crate::refusal::{Findings, Subject};
+
+/// Checks that the path that restore would open is this file.
+pub fn check(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) {
+    check_path(pid, &descriptor.target, &descriptor.stat, descriptor.subject(pid), findings);
+}
+
+/// Checks that `target`, a path in the task's root, is the inode of `expected`.
+pub fn check_path(pid: Pid, target: &Path, expected: &FileStat, subject: Subject, findings: &mut Findings) {
+    let why = match stat(&in_root(pid, target)) {
+        Ok(found) if (found.st_dev, found.st_ino) == (expected.st_dev, expected.st_ino) => return,
+        Ok(_) => "another file has its path now, and a restore would open that".to_owned(),
+        Err(errno) => format!("its path cannot be opened ({errno}), and a restore opens it by path"),
+    };
+    findings.refuse(subject, why, "put the file back under its path, or let the program open it anew");
+}
+
+/// A path in the task's root, as the dumper reaches it.
+pub fn in_root(pid: Pid, target: &Path) -> PathBuf {
+    let inside = target.strip_prefix("/").unwrap_or(target);
+    Path::new(&format!("/proc/{pid}/root")).join(inside)
+}
+
+/// The entry of an open file.
+///
+/// # Errors
+/// When its owner cannot be read.
+pub fn entry(pid: Pid, id: u32, descriptor: &Descriptor) -> Result<FileEntry, DumpError> {
+    let flags = descriptor.file_flags();
+    let (size, mode) = validation(&descriptor.stat, flags);
+    Ok(FileEntry {
+        r#type: FdTypes::Reg.into(),
+        id,
+        reg: Some(RegFileEntry {
+            id,
+            flags,
+            pos: descriptor.info.pos as u64,
+            fown: fown::read(pid, descriptor)?,
+            name: descriptor.target.as_os_str().as_bytes().to_vec(),
+            size,
+            mode: Some(mode),
+            ..RegFileEntry::default()
+        }),
+        ..FileEntry::default()
+    })
+}
+
+/// What restore compares: the size of a regular file (not of one that is only appended to, which others may
+/// go on writing), and the mode.
+pub fn validation(stat: &FileStat, flags: u32) -> (Option<u64>, u32) {
+    let regular = stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFREG.bits();
+    let appended =
+        flags & libc::O_ACCMODE as u32 == libc::O_WRONLY as u32 && flags & libc::O_APPEND as u32 != 0;
+    ((regular && !appended).then_some(stat.st_size as u64), stat.st_mode)
+}

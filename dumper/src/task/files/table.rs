@@ -1,0 +1,123 @@
+//! The table of open files: one entry for each open file description, one for each file behind a mapping.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use bytes::Bytes;
+use nix::unistd::Pid;
+
+use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
+use godwit_wire::image::pipe_data::PipeDataEntry;
+use godwit_wire::image::regfile::RegFileEntry;
+use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
+
+use super::{Descriptor, fown, reg};
+use crate::error::DumpError;
+use crate::sys;
+
+/// Entries of `files.img` with their ids, and the bytes found in pipes.
+#[derive(Debug, Default)]
+pub struct FileTable {
+    entries: Vec<FileEntry>,
+    descriptions: HashMap<(u64, u64), Vec<(i32, u32)>>,
+    by_inode: HashMap<(u64, u64), u32>,
+    pipes: HashMap<u32, (PipeDataEntry, Vec<u8>)>,
+}
+
+impl FileTable {
+    /// A fresh id. Ids start at 1 and are counted over all files.
+    fn next_id(&self) -> u32 {
+        let taken = self.descriptions.values().map(Vec::len).sum::<usize>() + self.by_inode.len();
+        taken as u32 + 1
+    }
+
+    /// The id of the open file description behind a descriptor, and whether it is new. Descriptors of one
+    /// inode are told apart by `kcmp(KCMP_FILE)` (man 2 kcmp).
+    ///
+    /// # Errors
+    /// When `kcmp` is refused.
+    pub fn description(&mut self, pid: Pid, descriptor: &Descriptor) -> Result<(u32, bool), DumpError> {
+        let key = (descriptor.stat.st_dev, descriptor.stat.st_ino);
+        for &(fd, id) in self.descriptions.get(&key).into_iter().flatten() {
+            let order = sys::kcmp::files((pid, fd), (pid, descriptor.fd)).map_err(|errno| {
+                DumpError::sys(format!("fds {fd} and {} of process {pid}", descriptor.fd), "kcmp", errno)
+            })?;
+            if order.is_eq() {
+                return Ok((id, false));
+            }
+        }
+        let id = self.next_id();
+        self.descriptions.entry(key).or_default().push((descriptor.fd, id));
+        Ok((id, true))
+    }
+
+    /// Adds an entry whose id came from [`FileTable::description`].
+    pub fn push(&mut self, entry: FileEntry) {
+        self.entries.push(entry);
+    }
+
+    /// The id of a file that is not an open descriptor: a mapping's file, the executable, a working or root
+    /// directory. The same file gets the same id.
+    ///
+    /// `at` is where the file is opened (a link in `/proc`), `name` its path in the task's root.
+    ///
+    /// # Errors
+    /// When the file cannot be looked at.
+    pub fn special(&mut self, at: &Path, name: &[u8]) -> Result<u32, DumpError> {
+        let stat = nix::sys::stat::stat(at)
+            .map_err(|errno| DumpError::sys(at.display().to_string(), "stat", errno))?;
+        let key = (stat.st_dev, stat.st_ino);
+        if let Some(&id) = self.by_inode.get(&key) {
+            return Ok(id);
+        }
+        let id = self.next_id();
+        self.by_inode.insert(key, id);
+        let (size, mode) = reg::validation(&stat, 0);
+        self.entries.push(FileEntry {
+            r#type: FdTypes::Reg.into(),
+            id,
+            reg: Some(RegFileEntry {
+                id,
+                fown: fown::none(),
+                name: name.to_vec(),
+                size,
+                mode: Some(mode),
+                ..RegFileEntry::default()
+            }),
+            ..FileEntry::default()
+        });
+        Ok(id)
+    }
+
+    /// Notes the contents of a pipe, once.
+    pub fn pipe_contents(&mut self, entry: PipeDataEntry, bytes: Vec<u8>) {
+        self.pipes.entry(entry.pipe_id).or_insert((entry, bytes));
+    }
+
+    /// Whether the contents of a pipe are known already.
+    pub fn knows_pipe(&self, pipe_id: u32) -> bool {
+        self.pipes.contains_key(&pipe_id)
+    }
+
+    /// The images: `files.img`, and `pipes-data.img` if there are pipes.
+    ///
+    /// # Errors
+    /// When a record is larger than the format allows.
+    pub fn images(&self) -> Result<Vec<(String, Bytes)>, ImageError> {
+        let mut files = ImageWriter::new(ImageKind::Files);
+        for entry in &self.entries {
+            files.push(entry);
+        }
+        let mut images = vec![(ImageKind::Files.file_name(0), files.finish()?)];
+        if !self.pipes.is_empty() {
+            let mut data = ImageWriter::new(ImageKind::PipesData);
+            let mut pipes: Vec<_> = self.pipes.values().collect();
+            pipes.sort_by_key(|(entry, _)| entry.pipe_id);
+            for (entry, bytes) in pipes {
+                data.push(entry).raw(bytes);
+            }
+            images.push((ImageKind::PipesData.file_name(0), data.finish()?));
+        }
+        Ok(images)
+    }
+}

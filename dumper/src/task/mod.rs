@@ -1,0 +1,88 @@
+//! One task, whole: what `criu dump` writes for it, in CRIU's order.
+//!
+//! In reading order: `vmas` (memory map), `files` (descriptors), `asked` (what only the task can say),
+//! `signals`, `core` (registers), `creds`, `threads` (a thread's record), `mm` (address space).
+
+pub mod asked;
+pub mod core;
+pub mod creds;
+pub mod files;
+pub mod mm;
+pub mod signals;
+pub mod threads;
+pub mod vmas;
+
+use nix::unistd::Pid;
+
+use godwit_wire::image::core::{TaskCoreEntry, TaskRlimitsEntry};
+use godwit_wire::image::fs::FsEntry;
+use godwit_wire::image::rlimit::RlimitEntry;
+
+use crate::error::DumpError;
+use crate::procfs::stat::Stat;
+use crate::procfs::{attr, status};
+use crate::sys::ptrace::SignalQueue;
+use crate::sys::rlimit;
+use asked::TaskSays;
+
+/// Task states of `task_core_entry` (criu/include/image.h).
+mod state {
+    pub const ALIVE: u32 = 1;
+    pub const STOPPED: u32 = 3;
+}
+
+/// The part of the leader's record that belongs to the task as a whole.
+///
+/// `sigmask` is the leader's blocked signals; `stopped_by` is the signal that a job-control stop was made by,
+/// if it was stopped.
+///
+/// # Errors
+/// When `/proc` or `prlimit` does not tell.
+pub fn task_core(
+    pid: Pid,
+    stat: &Stat,
+    says: &TaskSays,
+    sigmask: u64,
+    stopped_by: Option<u32>,
+) -> Result<TaskCoreEntry, DumpError> {
+    Ok(TaskCoreEntry {
+        task_state: if stopped_by.is_some() { state::STOPPED } else { state::ALIVE },
+        exit_code: 0,
+        personality: attr::personality(pid)?,
+        flags: stat.flags as u32,
+        blk_sigset: sigmask,
+        comm: stat.comm.clone(),
+        timers: Some(says.timers.clone()),
+        rlimits: Some(rlimits(pid)?),
+        cg_set: Some(threads::CG_SET),
+        signals_s: Some(signals::pending(pid, SignalQueue::Shared)?),
+        loginuid: attr::loginuid(pid).ok(),
+        oom_score_adj: Some(attr::oom_score_adj(pid)?),
+        sigactions: says.sigactions.clone(),
+        child_subreaper: Some(says.child_subreaper),
+        stop_signo: stopped_by,
+        membarrier_registration_mask: says.membarrier,
+        ..TaskCoreEntry::default()
+    })
+}
+
+fn rlimits(pid: Pid) -> Result<TaskRlimitsEntry, DumpError> {
+    let one = |resource| {
+        let limit = rlimit::get(pid, resource)
+            .map_err(|errno| DumpError::sys(format!("process {pid}"), "prlimit", errno))?;
+        Ok(RlimitEntry { cur: limit.soft, max: limit.hard })
+    };
+    Ok(TaskRlimitsEntry { rlimits: (0..rlimit::RESOURCES).map(one).collect::<Result<_, DumpError>>()? })
+}
+
+/// Working directory, root directory and umask (images/fs.proto).
+///
+/// # Errors
+/// When the directories' links cannot be read.
+pub fn fs(pid: Pid, table: &mut files::FileTable) -> Result<FsEntry, DumpError> {
+    Ok(FsEntry {
+        cwd_id: vmas::special_file(pid, "cwd", table)?,
+        root_id: vmas::special_file(pid, "root", table)?,
+        umask: status::read(pid)?.umask,
+    })
+}

@@ -1,0 +1,99 @@
+//! One thread of a task, as `core-TID.img` holds it.
+
+use nix::unistd::Pid;
+
+use godwit_wire::image::core::{CoreEntry, CoreMachine, SeccompMode, ThreadCoreEntry};
+use godwit_wire::image::rseq::RseqEntry;
+
+use super::asked::ThreadSays;
+use super::{core, creds, signals};
+use crate::error::DumpError;
+use crate::freeze::seize::Thread as Stopped;
+use crate::prepare::cpu::{self, XsaveLayout};
+use crate::procfs::{attr, status};
+use crate::refusal::{Findings, Subject};
+use crate::sys::ptrace::SignalQueue;
+use crate::sys::sched;
+
+/// The cgroup set of the dumper, which the task is said to be in: restore leaves it where `criu` runs.
+pub const CG_SET: u32 = 1;
+
+/// `SCHED_RESET_ON_FORK`, which may be part of a policy (man 2 sched_setscheduler).
+const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
+
+/// A thread's record, and its id in its own pid namespace.
+#[derive(Debug)]
+pub struct Thread {
+    /// Its id as the dumper sees it.
+    pub tid: Pid,
+    /// Its id in its own pid namespace: the number in the image's name.
+    pub inside: u32,
+    /// Where its stack pointer stood.
+    pub stack_pointer: u64,
+    /// The record; a leader's lacks the part of the task.
+    pub core: CoreEntry,
+}
+
+/// Builds the record of a stopped thread. All remote calls in it must have ended.
+///
+/// # Errors
+/// When the kernel refuses to tell something, or the thread's state does not fit the image format.
+pub fn dump(
+    pid: Pid,
+    stopped: &Stopped,
+    says: &ThreadSays,
+    layout: &XsaveLayout,
+) -> Result<Thread, DumpError> {
+    let tid = stopped.tid;
+    let failed = |what| move |errno| DumpError::sys(format!("thread {tid}"), what, errno);
+    if cpu::holds_tile_data(&stopped.xstate) {
+        let mut findings = Findings::default();
+        findings.refuse(
+            Subject::Thread(tid),
+            "it holds AMX tile data, which CRIU's images have no field for",
+            "migrate while the program is outside its AMX work",
+        );
+        return Err(DumpError::from_findings(findings));
+    }
+    let status = status::read_thread(pid, tid)?;
+    let regs = &stopped.regs_to_dump();
+    let info = core::thread_info(regs, &stopped.xstate, layout, says.clear_tid_addr, core::empty_tls())
+        .map_err(|error| DumpError::sys(format!("thread {tid}"), "reading its registers", bad(error)))?;
+    let attr = sched::attr(tid).map_err(failed("sched_getattr"))?;
+    let nice = sched::nice(tid).map_err(failed("getpriority"))?;
+    let (futex_rla, futex_rla_len) = sched::robust_list(tid).map_err(failed("get_robust_list"))?;
+    let thread_core = ThreadCoreEntry {
+        futex_rla,
+        futex_rla_len: futex_rla_len as u32,
+        sched_nice: Some(nice),
+        sched_policy: Some(attr.policy & !SCHED_RESET_ON_FORK),
+        sched_prio: Some(attr.priority),
+        blk_sigset: Some(stopped.sigmask),
+        sas: Some(says.sas.clone()),
+        pdeath_sig: Some(says.pdeath_sig),
+        signals_p: Some(signals::pending(tid, SignalQueue::Private)?),
+        creds: Some(creds::entry(&status, says.securebits)),
+        seccomp_mode: Some(SeccompMode::Disabled.into()),
+        comm: Some(attr::comm(pid, tid)?),
+        rseq_entry: stopped.rseq.as_ref().map(|rseq| RseqEntry {
+            rseq_abi_pointer: rseq.abi_pointer,
+            rseq_abi_size: rseq.abi_size,
+            signature: rseq.signature,
+            rseq_cs_pointer: None,
+        }),
+        cg_set: Some(CG_SET),
+        ..ThreadCoreEntry::default()
+    };
+    let core = CoreEntry {
+        mtype: CoreMachine::X8664.into(),
+        thread_info: Some(info),
+        thread_core: Some(thread_core),
+        ..CoreEntry::default()
+    };
+    let inside = status.ns_pid.last().copied().unwrap_or(status.pid) as u32;
+    Ok(Thread { tid, inside, stack_pointer: regs.rsp, core })
+}
+
+fn bad(error: core::CoreError) -> std::io::Error {
+    std::io::Error::new(std::io::ErrorKind::InvalidData, error)
+}
