@@ -1,0 +1,250 @@
+//! The victims themselves under test: dumped and restored by CRIU alone they must pass, and with one field of
+//! the images changed or removed they must notice. CRIU's restore is silent about most missing fields, so
+//! a victim that was not seen to fail says nothing about godwit.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+use std::time::Duration;
+use support::Scene;
+use support::images::{self, Change};
+use support::lab::{self, BOTH, CriuVersion, Restored};
+use support::victim::{Libc, Verdict, Victim};
+
+/// Victims and arguments that CRIU itself can dump here.
+const VICTIMS: &[(&str, &[&str])] = &[
+    ("mem", &["shared"]),
+    ("regs", &[]),
+    ("threads", &[]),
+    ("signals", &[]),
+    ("timers", &[]),
+    ("creds", &["same-uid"]),
+    ("limits", &[]),
+    ("files", &[]),
+    ("locks", &[]),
+    ("waits", &[]),
+    ("busy", &["8", "2", "1000"]),
+    ("alive", &[]),
+    ("mutator", &["7"]),
+    ("chroot", &[]),
+];
+
+fn dump_by_criu(
+    scene: &Scene,
+    name: &str,
+    args: &[&str],
+    version: CriuVersion,
+) -> (Victim, std::path::PathBuf) {
+    let mut victim = Victim::start(scene, name, args);
+    let images = scene.subdir("criu");
+    lab::criu_dump(version, victim.pid, &images, &["--file-locks"]).expect_ok();
+    victim.expect_killed();
+    victim.ask();
+    (victim, images)
+}
+
+#[test]
+fn every_victim_passes_by_itself() {
+    require!("root", "cc");
+    let scene = Scene::new("alone");
+    for (name, args) in VICTIMS.iter().chain(&[("creds", &[] as &[&str])]) {
+        assert_eq!(Victim::start(&scene, name, args).check(), Verdict::Ok, "{name}");
+    }
+}
+
+#[test]
+fn musl_victims_pass_by_themselves() {
+    require!("root", "musl");
+    let scene = Scene::new("musl");
+    for name in ["mem", "waits", "busy", "timers"] {
+        assert_eq!(Victim::start_with(&scene, name, Libc::StaticMusl, &[]).check(), Verdict::Ok, "{name}");
+    }
+}
+
+#[test]
+fn every_victim_passes_after_criu_alone() {
+    require!("root", "cc", "criu-4.1", "criu-4.2");
+    let scene = Scene::new("criu");
+    for version in BOTH {
+        for (name, args) in VICTIMS {
+            let (victim, images) = dump_by_criu(&scene, name, args, version);
+            let restored = Restored::from_images(&images, version, &["--file-locks"], &victim);
+            assert_eq!(restored.verdict(), Verdict::Ok, "{name} with CRIU {}", version.text());
+        }
+    }
+}
+
+/// One change to the images and what it must lead to.
+struct Row {
+    victim: &'static str,
+    image: &'static str,
+    field: &'static str,
+    change: Change,
+    /// A piece of one of the victim's FAIL lines; empty where the tree cannot even say so (it crashes, hangs,
+    /// or CRIU refuses).
+    notice: &'static str,
+}
+
+const fn row(
+    victim: &'static str,
+    image: &'static str,
+    field: &'static str,
+    change: Change,
+    notice: &'static str,
+) -> Row {
+    Row { victim, image, field, change, notice }
+}
+
+use Change::{Add, Byte, Flip, Remove, Set, Text};
+
+#[rustfmt::skip]
+const TABLE: &[Row] = &[
+    row("mem", "mm-*.img", "/0/mm_brk", Add(4096), "brk"),
+    row("mem", "mm-*.img", "/0/mm_saved_auxv", Remove, "auxv"),
+    row("mem", "mm-*.img", "/0/mm_arg_start", Add(1), "cmdline"),
+    row("mem", "mm-*.img", "/0/mm_env_end", Add(-1), "environ"),
+    row("mem", "mm-*.img", "/0/exe_file_id", Add(1), ""),
+    row("regs", "core-*.img#2", "/0/thread_info/fpregs/xmm_space/5", Flip(1), "vector"),
+    row("regs", "core-*.img#2", "/0/thread_info/fpregs/st_space/1", Flip(4), "x87"),
+    row("regs", "core-*.img#2", "/0/thread_info/fpregs/mxcsr", Flip(0x2000), "mxcsr"),
+    row("regs", "core-*.img#2", "/0/thread_info/fpregs/cwd", Flip(0x400), "x87 control"),
+    row("regs", "core-*.img#2", "/0/thread_info/gpregs/r12", Flip(1), "sse spinning"),
+    row("regs", "core-*.img#2", "/0/thread_info/gpregs/flags", Flip(0x400), "direction flag"),
+    row("regs", "core-*.img#2", "/0/thread_info/gpregs/gs_base", Add(16), "gs base"),
+    row("regs", "core-*.img#3", "/0/thread_info/gpregs/bx", Flip(1), "sse blocked"),
+    row("regs", "core-*.img#4", "/0/thread_info/fpregs/xsave/ymmh_space/9", Flip(1), "vector"),
+    row("regs", "core-*.img#6", "/0/thread_info/fpregs/xsave/hi16_zmm/9", Flip(1), "vector"),
+    row("regs", "core-*.img#7", "/0/thread_info/fpregs/xsave/zmm_upper/9", Flip(1), "vector"),
+    row("regs", "core-*.img#6", "/0/thread_info/fpregs/xsave/opmask_reg/3", Flip(1), "opmask"),
+    row("regs", "core-*.img#4", "/0/thread_info/fpregs/xsave", Remove, "vector"),
+    row("threads", "core-*.img#2", "/0/thread_info/clear_tid_addr", Set(0), "join"),
+    row("threads", "core-*.img#3", "/0/thread_core/futex_rla", Set(0), "robust mutex"),
+    row("threads", "core-*.img#4", "/0/thread_core/rseq_entry", Remove, "rseq"),
+    row("threads", "core-*.img#2", "/0/thread_core/comm", Text("other"), "thread name"),
+    row("threads", "core-*.img#2", "/0/thread_info/gpregs/fs_base", Add(64), ""),
+    row("signals", "core-*.img", "/0/tc/sigactions/14/sigaction", Add(1), "handler[16]"),
+    row("signals", "core-*.img", "/0/tc/sigactions/14/mask", Flip(4), "action mask[16]"),
+    row("signals", "core-*.img", "/0/tc/sigactions/61/flags", Flip(0x40000000), "action flags[64]"),
+    row("signals", "core-*.img", "/0/tc/sigactions/31/mask", Flip(4), "action mask[34]"),
+    row("signals", "core-*.img", "/0/tc/sigactions/31/restorer", Add(1), "restorer[34]"),
+    row("signals", "core-*.img", "/0/tc/blk_sigset", Flip(0x800), "blocked mask[3]"),
+    row("signals", "core-*.img#2", "/0/thread_core/blk_sigset", Flip(0x800), "blocked mask[0]"),
+    row("signals", "core-*.img#2", "/0/thread_core/sas/ss_size", Add(4096), "altstack size[0]"),
+    row("signals", "core-*.img#3", "/0/thread_core/sas", Remove, "altstack address[1]"),
+    row("signals", "core-*.img#2", "/0/thread_core/signals_p/signals/1", Remove, "private real-time signal"),
+    row("signals", "core-*.img", "/0/tc/signals_s", Remove, "shared real-time signal"),
+    row("timers", "core-*.img", "/0/tc/timers/real/isec", Add(1), "ITIMER_REAL"),
+    row("timers", "core-*.img", "/0/tc/timers/virt/vsec", Set(10), "ITIMER_VIRTUAL"),
+    row("timers", "core-*.img", "/0/tc/timers/prof/iusec", Add(1), "ITIMER_PROF"),
+    row("timers", "core-*.img", "/0/tc/timers/posix/0", Remove, "realtime signal"),
+    row("timers", "core-*.img", "/0/tc/timers/posix/1/vsec", Set(100), "monotonic interval\" remaining"),
+    row("timers", "core-*.img", "/0/tc/timers/posix/2/isec", Add(1), "boottime none\" interval"),
+    row("timers", "core-*.img", "/0/tc/timers/posix/6/sival_ptr", Add(1), "tick value"),
+    row("timers", "core-*.img", "/0/tc/timers/posix/8/sival_ptr", Add(1), "realtime tick"),
+    row("creds", "core-*.img", "/0/thread_core/creds/groups/0", Add(1), "leader Groups"),
+    row("creds", "core-*.img", "/0/thread_core/creds/secbits", Set(0), "leader"),
+    row("creds", "core-*.img", "/0/thread_core/creds/cap_bnd/0", Flip(1 << 16), "leader CapBnd"),
+    row("creds", "core-*.img", "/0/thread_core/creds/cap_eff/0", Set(0), "leader CapEff"),
+    row("creds", "core-*.img", "/0/thread_core/creds/cap_amb/0", Set(0), "leader CapAmb"),
+    row("creds", "core-*.img", "/0/thread_core/creds/cap_inh/0", Flip(1 << 5), "leader CapInh"),
+    row("creds", "core-*.img", "/0/thread_core/creds/uid", Add(1), "leader Uid"),
+    row("creds", "core-*.img", "/0/thread_core/creds/fsgid", Add(1), "leader Gid"),
+    row("creds", "core-*.img", "/0/thread_core/creds/no_new_privs", Remove, "NoNewPrivs"),
+    row("limits", "core-*.img", "/0/tc/rlimits/rlimits/4/cur", Add(-1), "soft limit[4]"),
+    row("limits", "core-*.img", "/0/tc/rlimits/rlimits/7/max", Add(-1), "hard limit[7]"),
+    row("limits", "core-*.img", "/0/tc/oom_score_adj", Add(1), "oom_score_adj"),
+    row("limits", "core-*.img", "/0/tc/child_subreaper", Remove, "child_subreaper"),
+    row("limits", "core-*.img", "/0/tc/comm", Text("other"), "comm"),
+    row("limits", "core-*.img", "/0/thread_core/sched_nice", Add(1), "nice[0]"),
+    row("limits", "core-*.img#2", "/0/thread_core/sched_policy", Set(0), "scheduling policy[1]"),
+    row("limits", "core-*.img#4", "/0/thread_core/sched_prio", Add(1), "scheduling priority[3]"),
+    row("limits", "fs-*.img", "/0/umask", Flip(1), "umask"),
+    row("limits", "fs-*.img", "/0/cwd_id", Add(1), ""),
+    row("limits", "mm-*.img", "/0/thp_disabled", Remove, "thp_disable"),
+    row("limits", "core-*.img", "/0/tc/membarrier_registration_mask", Remove, "membarrier registration"),
+    row("files", "files.img", "/5/reg/pos", Add(1), "offset[10]"),
+    row("files", "files.img", "/7/reg/flags", Flip(0x800), "status flags[12]"),
+    row("files", "fdinfo-*.img", "/8/flags", Flip(1), "close-on-exec[15]"),
+    row("files", "fdinfo-*.img", "/7/id", Add(1), "dup shares description"),
+    row("files", "fdinfo-*.img", "/25", Remove, "fd 200 is gone"),
+    row("files", "files.img", "/14/pipe/flags", Flip(0x800), "status flags[21]"),
+    row("files", "files.img", "/14/pipe/fown/signum", Add(1), "owner signal"),
+    row("files", "pipes-data.img", "/0/extra", Byte(100), "pipe byte"),
+    row("files", "pipes-data.img", "/0", Remove, "pipe bytes"),
+    row("files", "pipes-data.img", "/1/size", Set(65536), "small pipe size"),
+    row("locks", "filelocks.img", "/0", Remove, "posix lock type at[10]"),
+    row("locks", "filelocks.img", "/1/type", Set(1), "posix lock type at[100]"),
+    row("locks", "filelocks.img", "/2/start", Add(1), "posix lock start at[5000]"),
+    row("locks", "filelocks.img", "/3", Remove, "flock exclusive is held"),
+    row("locks", "filelocks.img", "/4", Remove, "flock shared is held"),
+    row("waits", "core-*.img#2", "/0/thread_info/gpregs/ip", Add(2), "futex"),
+    row("chroot", "fs-*.img", "/0/root_id", Add(-1), ""),
+];
+
+#[test]
+fn a_changed_field_is_noticed() {
+    require!("root", "cc", "criu-4.2", "crit");
+    let scene = Scene::new("mutate");
+    let mut unnoticed = Vec::new();
+    // Every third row by default; all with GODWIT_FULL=1; those of one victim with GODWIT_MUTATE=NAME.
+    let only = std::env::var("GODWIT_MUTATE").ok();
+    let full = std::env::var_os("GODWIT_FULL").is_some();
+    let wanted =
+        |(n, row): &(usize, &Row)| only.as_ref().map_or(full || n % 3 == 0, |name| row.victim == name);
+    let mut dumped: Option<(&str, Victim, std::path::PathBuf)> = None;
+    for (_, row) in TABLE.iter().enumerate().filter(wanted) {
+        if dumped.as_ref().is_none_or(|(name, ..)| *name != row.victim) {
+            let (_, args) = VICTIMS.iter().find(|(name, _)| *name == row.victim).unwrap();
+            let (victim, images) = dump_by_criu(&scene, row.victim, args, CriuVersion::V4_2);
+            dumped = Some((row.victim, victim, images));
+        }
+        let (_, victim, images) = dumped.as_ref().unwrap();
+        if let Err(why) = notices(&scene, victim, images, row) {
+            unnoticed.push(format!("{} {}{} {:?}: {why}", row.victim, row.image, row.field, row.change));
+        }
+    }
+    assert!(unnoticed.is_empty(), "not noticed:\n{}", unnoticed.join("\n"));
+}
+
+fn notices(scene: &Scene, victim: &Victim, images: &Path, row: &Row) -> Result<(), String> {
+    let changed = scene.dir().join("changed");
+    images::copy(images, &changed);
+    let file = images::find(&changed, row.image);
+    let mut image = images::decode(&file);
+    images::change(&mut image, row.field, row.change);
+    images::encode(&image, &file);
+    // What an earlier row's victim wrote to its files is undone: they are part of what is compared.
+    let files = Snapshot::take(victim.dir());
+    let verdict = match Restored::try_from_images(&changed, CriuVersion::V4_2, &["--file-locks"], victim) {
+        // Some changes make a victim wait for ever.
+        Ok(restored) => restored.verdict_within(Duration::from_secs(8)),
+        Err(refused) => Verdict::Lost(refused),
+    };
+    files.put_back();
+    scene.sweep();
+    std::fs::remove_dir_all(&changed).unwrap();
+    match verdict {
+        Verdict::Ok => Err("the victim says OK".into()),
+        Verdict::Bad(lines) if lines.iter().any(|line| line.contains(row.notice)) => Ok(()),
+        Verdict::Lost(_) if row.notice.is_empty() => Ok(()),
+        other => Err(format!("expected {:?}, got {other:?}", row.notice)),
+    }
+}
+
+/// The small files of a directory, to be put back as they were, in place: their inodes are compared.
+struct Snapshot(Vec<(std::path::PathBuf, Vec<u8>)>);
+
+impl Snapshot {
+    fn take(dir: &Path) -> Self {
+        let files =
+            std::fs::read_dir(dir).unwrap().flatten().filter(|entry| entry.file_type().unwrap().is_file());
+        Self(files.map(|entry| (entry.path(), std::fs::read(entry.path()).unwrap())).collect())
+    }
+
+    fn put_back(&self) {
+        for (path, content) in &self.0 {
+            std::fs::write(path, content).unwrap();
+        }
+    }
+}
