@@ -22,7 +22,7 @@ use nix::unistd::{Pid, setsid};
 
 use super::process::{Identity, descendants};
 use super::work::{Plan, WorkDir};
-use super::{HOOK_WORD, INIT_WORD};
+use super::{HOOK_VARIABLE, INIT_WORD};
 
 /// criu's log is kept up to this length, in bytes; a restore that loops writes for ever. Not by RLIMIT_FSIZE: that
 /// would also bound the files that criu re-creates, and could not be raised again for the tree.
@@ -113,21 +113,14 @@ fn avoid_pids_of_tree(plan: &Plan) {
 }
 
 fn criu_command(plan: &Plan, work: &WorkDir) -> Command {
-    // criu hands the text to `sh -c`. Only post-restore is worth a start of our program.
-    let hook = format!(
-        "[ \"$CRTOOLS_SCRIPT_ACTION\" = post-restore ] || exit 0; exec {} {HOOK_WORD} {}",
-        quoted(&plan.program.to_string_lossy()),
-        quoted(&work.path().to_string_lossy()),
-    );
     let mut command = Command::new(&plan.criu);
     command.args(["restore", "-d", "-v2", "--no-default-config", "-D"]).arg(&plan.images_dir);
-    command.arg("-W").arg(work.path()).arg("--action-script").arg(hook).args(&plan.options);
+    // criu runs the file itself, without arguments, at every stage; the environment says whose hook it is. A script
+    // in the work directory would not do where that is mounted noexec.
+    command.arg("-W").arg(work.path()).arg("--action-script").arg(&plan.program).args(&plan.options);
+    command.env(HOOK_VARIABLE, work.path());
     command.current_dir(work.path()).stdin(Stdio::null());
     command
-}
-
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "'\\''"))
 }
 
 fn keep_log(mut pipe: impl Read, mut log: File) {

@@ -30,7 +30,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use godwit_wire::control::RestorePidns;
 use godwit_wire::journal::{Event, Facts, Journal, JournalError, Summary};
@@ -40,33 +40,34 @@ pub use process::Identity;
 pub use recover::{Found, recover};
 use work::{Plan, WorkDir};
 
-/// First argument that makes the server's program the launcher of a restore, its init, or criu's hook. They are no
+/// First argument that makes the server's program the launcher of a restore, or its init. They are no
 /// commands for people, so that the command line does not list them.
 const LAUNCH_WORD: &str = "restore-launch";
 const INIT_WORD: &str = "restore-init";
-const HOOK_WORD: &str = "restore-hook";
+/// Variable that names the work directory to criu's hook, which gets no arguments.
+const HOOK_VARIABLE: &str = "GODWIT_RESTORE_WORK";
 
 /// Runs one of the hidden commands that a restore needs, if the arguments (program name first) ask for one. The
 /// program calls it before anything else and ends with the status.
 pub fn hidden_command(args: impl IntoIterator<Item = OsString>) -> Option<i32> {
     let mut args = args.into_iter().skip(1);
-    let word = args.next()?;
-    let work = || args.next().map(|dir| WorkDir::at(PathBuf::from(dir)));
-    let run = |name: &str, work: Option<WorkDir>, run: fn(&WorkDir) -> io::Result<()>| {
-        let work = work.ok_or_else(|| io::Error::other("it is run by godwit-page-server, not by hand"));
-        match work.and_then(|work| run(&work)) {
-            Ok(()) => 0,
-            Err(e) => {
-                eprintln!("{name}: {e}");
-                1
-            }
-        }
+    let Some(word) = args.next() else {
+        let work = std::env::var_os(HOOK_VARIABLE)?;
+        return Some(hook::run(&WorkDir::at(PathBuf::from(work))));
     };
-    match word.to_str()? {
-        LAUNCH_WORD => Some(run(LAUNCH_WORD, { work }(), init::launch)),
-        INIT_WORD => Some(run(INIT_WORD, { work }(), init::run)),
-        HOOK_WORD => Some({ work }().map_or(1, |work| hook::run(&work))),
-        _ => None,
+    let (name, run): (_, fn(&WorkDir) -> io::Result<()>) = match word.to_str()? {
+        LAUNCH_WORD => (LAUNCH_WORD, init::launch),
+        INIT_WORD => (INIT_WORD, init::run),
+        _ => return None,
+    };
+    let work = args.next().map(|dir| WorkDir::at(PathBuf::from(dir)));
+    let work = work.ok_or_else(|| io::Error::other("it is run by godwit-page-server, not by hand"));
+    match work.and_then(|work| run(&work)) {
+        Ok(()) => Some(0),
+        Err(e) => {
+            eprintln!("{name}: {e}");
+            Some(1)
+        }
     }
 }
 
@@ -79,6 +80,8 @@ pub struct RestoreSettings {
     pub pidns: RestorePidns,
     /// The program that calls [`hidden_command`]; a server's own.
     pub program: PathBuf,
+    /// How long criu may take until the tree is held; `None` reckons with the size of the images.
+    pub time_limit: Option<Duration>,
 }
 
 impl RestoreSettings {
@@ -92,7 +95,7 @@ impl RestoreSettings {
             let text = format!("{} was replaced: restart the server", program.display());
             return Err(io::Error::other(text));
         }
-        Ok(Self { criu, pidns, program })
+        Ok(Self { criu, pidns, program, time_limit: None })
     }
 }
 
@@ -437,6 +440,7 @@ impl Handover {
     fn plan(&self) -> io::Result<Plan> {
         let dir = std::path::absolute(&self.images_dir)?;
         let limit = images::time_limit(&dir)?;
+        let limit = self.settings.time_limit.unwrap_or(limit);
         let taken = images::first_taken(&dir)?;
         let own_pidns = match (self.settings.pidns, taken) {
             (RestorePidns::Host, Some(id)) => {
