@@ -173,7 +173,6 @@ fn dump_task<'a>(
     rounds: &mut Rounds,
     steps: &mut Steps,
 ) -> Result<Dumped<'a>, DumpError> {
-    let pid = host.root.pid;
     let says = steps.run(Step::DumpTask, || ask(&stopped.frozen))?; // the last remote calls
     stopped.alarm.check(Step::DumpTask)?;
     let begun = Instant::now();
@@ -182,7 +181,7 @@ fn dump_task<'a>(
     let plan = rounds.final_plan(&listed);
     let mut images =
         steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;
-    let source = PageSource { pid, live: false, readers: options.readers };
+    let source = page_source(options, host);
     let (sent, state) = std::thread::scope(|scope| {
         let (plan, round, sink) = (&listed.plan, images.plan().round, images.sink());
         let pages = scope.spawn(move || source.send(plan, round, sink));
@@ -196,6 +195,11 @@ fn dump_task<'a>(
     }
     rounds.read_latency_us += &sent.read_latency_us;
     Ok(Dumped { images, collected, listed, sent, state, memdump: begun.elapsed() })
+}
+
+/// The stopped process's memory: a page that is listed must be there.
+fn page_source(options: &Options, host: &Host) -> PageSource {
+    PageSource { pid: host.root.pid, live: false, readers: options.readers }
 }
 
 /// What the task and each of its threads said.
@@ -317,7 +321,7 @@ fn finish(
     steps.run(Step::WriteInventory, || images.put(host.inventory.complete()?))?;
     let restore_options = images.restore_options().to_vec();
     let round = images.plan().round;
-    let sealed = images.seal()?;
+    let (sealed, _) = images.seal(&page_source(options, host))?;
     scripts::run(&options.action_scripts, Hook::PostDump, root.pid)?;
     let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);

@@ -1,16 +1,21 @@
 //! The images of one round: each goes to the sink once, and the manifest remembers its hash.
 
+use std::collections::BTreeSet;
+use std::ops::Range;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use godwit_page_server::store::sink::{Sealed, Sink};
+use godwit_page_server::store::sink::{Sealed, Sink, SinkError};
 use godwit_wire::image::manifest::{FileDigest, Manifest, PagesDigest};
 use godwit_wire::image::pagemap;
-use godwit_wire::plan::RoundPlan;
+use godwit_wire::plan::{EXTENT_SLOTS, RoundPlan};
 
 use crate::error::DumpError;
-use crate::predump::pages::SentPages;
+use crate::predump::pages::{PageSource, SentPages};
+
+/// How often damaged extents are sent again before the round is given up.
+const RESENDS_MAX: u32 = 3;
 
 /// What a manifest says of where the images come from.
 #[derive(Clone, Debug)]
@@ -87,12 +92,49 @@ impl<'a> ImageSet<'a> {
         self.manifest.pages.push(PagesDigest { pages_id, nr_pages, extents: sent.extents.clone() });
     }
 
-    /// Seals the round: when this returns it is durable.
+    /// Seals the round: when this returns it is durable. Extents that did not arrive as they were sent are read and
+    /// sent again, a bounded number of times; pages that were gone by then come back beside.
     ///
     /// # Errors
     /// When the sink finds something missing or different, or cannot write.
-    pub fn seal(self) -> Result<Sealed, DumpError> {
-        Ok(self.sink.seal(self.plan.round, &self.manifest)?)
+    pub fn seal(mut self, source: &PageSource) -> Result<(Sealed, BTreeSet<u64>), DumpError> {
+        let round = self.plan.round;
+        let mut gone = BTreeSet::new();
+        for _ in 0..RESENDS_MAX {
+            match self.sink.seal(round, &self.manifest) {
+                Err(SinkError::WantData { pages_id, slots, .. }) => {
+                    gone.extend(self.resend(source, pages_id, &slots)?);
+                }
+                outcome => return Ok((outcome?, gone)),
+            }
+        }
+        Ok((self.sink.seal(round, &self.manifest)?, gone))
+    }
+
+    fn resend(
+        &mut self,
+        source: &PageSource,
+        pages_id: u32,
+        slots: &[Range<u64>],
+    ) -> Result<BTreeSet<u64>, DumpError> {
+        let round = self.plan.round;
+        let plan = self.plan.pages.iter().find(|plan| plan.pages_id == pages_id);
+        let digest = self.manifest.pages.iter_mut().find(|pages| pages.pages_id == pages_id);
+        let (Some(plan), Some(digest)) = (plan, digest) else {
+            let why = format!("pages-{pages_id}.img is asked for again, and is none of this round's");
+            return Err(SinkError::Refused { round, why }.into());
+        };
+        let extents: BTreeSet<u64> =
+            slots.iter().flat_map(|slots| slots.start / EXTENT_SLOTS..slots.end.div_ceil(EXTENT_SLOTS)).collect();
+        let extents: Vec<u64> = extents.into_iter().collect();
+        tracing::warn!(round, pages_id, extents = extents.len(), "sending pages again that arrived damaged");
+        let sent = source.send_extents(plan, round, self.sink, &extents)?;
+        for (extent, hash) in extents.iter().zip(sent.extents) {
+            if let Some(known) = digest.extents.get_mut(*extent as usize) {
+                *known = hash;
+            }
+        }
+        Ok(sent.gone)
     }
 
     /// Options that a restore of these images needs.

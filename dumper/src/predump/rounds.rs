@@ -120,10 +120,11 @@ impl RoundsOf<'_> {
         let progress = Progress::start(self.options.progress, round, listed.plan.slots());
         let mut images = ImageSet::begin(self.sink, plan, self.origin)?;
         let source = PageSource { pid, live: true, readers: self.options.readers };
-        let sent = source.send(&listed.plan, round, &progress.watch(self.sink))?;
+        let mut sent = source.send(&listed.plan, round, &progress.watch(self.sink))?;
         images.pages_sent(PAGES_ID, &sent);
         images.put(self.inventory.round()?)?;
-        let sealed = images.seal()?;
+        let (sealed, gone_since) = images.seal(&source)?;
+        sent.gone.extend(gone_since);
         rounds.read_latency_us += &sent.read_latency_us;
         let report = report(round, &listed, &sent, begun.elapsed(), sealed.fsync_us);
         progress.finish(&report);

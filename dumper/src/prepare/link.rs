@@ -2,13 +2,14 @@
 
 use godwit_page_server::store::local::{LocalDir, LocalOptions};
 use godwit_page_server::store::sink::Sink;
+use godwit_wire::plan::PAGE_SIZE;
 use godwit_wire::quic::Identity;
 
 use crate::error::DumpError;
 use crate::link::{Link, LinkOptions, RemoteSink, SessionWish};
 use crate::options::{Destination, Options, RestorePidns};
 use crate::prepare::root::Root;
-use crate::procfs::status;
+use crate::procfs::stat;
 
 /// An opened destination.
 pub enum Target {
@@ -39,7 +40,7 @@ impl Target {
             }
             Destination::Remote { address, keys, name } => {
                 let link = Link::connect(address, &Identity::client(keys), LinkOptions::default())?;
-                let memory = status::read(root.pid).map(|_| 0).unwrap_or(0);
+                let memory = stat::read(root.pid)?.rss_pages * PAGE_SIZE;
                 Ok(Target::Remote(link.open_session(SessionWish {
                     name: name.clone().unwrap_or_else(|| root.default_session()),
                     pid: root.pid.as_raw() as u32,
