@@ -108,7 +108,7 @@ impl RoundsOf<'_> {
         let begun = Instant::now();
         let pid = self.root.pid;
         let Some(tracker) = rounds.tracker.as_mut() else { return Ok(()) };
-        let listed = list(self.root, tracker.as_mut(), rounds.base.as_ref())?;
+        let listed = list(self.root, tracker.as_mut(), rounds.base.as_ref(), false)?;
         let round = rounds.next_round;
         let plan = RoundPlan {
             round,
@@ -149,11 +149,16 @@ pub struct Listed {
 ///
 /// # Errors
 /// When the mappings or the page tables cannot be read.
-pub fn list(root: &Root, tracker: &mut dyn Tracker, base: Option<&Base>) -> Result<Listed, DumpError> {
+pub fn list(
+    root: &Root,
+    tracker: &mut dyn Tracker,
+    base: Option<&Base>,
+    is_stopped: bool,
+) -> Result<Listed, DumpError> {
     let vmas = maps::read_with_flags(root.pid)?;
     let dumpable = with_pages(root.pid, &vmas);
-    let dirty = tracker.collect(&dumpable)?;
-    let alive = present::present(root.pid, &dumpable)?;
+    let dirty = tracker.collect(&dumpable, is_stopped)?;
+    let alive = present::alive(root.pid, &dumpable)?;
     Ok(listed(root, plan::split(&alive, &dirty, base.map(|base| &base.covered)), vmas))
 }
 
@@ -165,10 +170,10 @@ pub fn list(root: &Root, tracker: &mut dyn Tracker, base: Option<&Base>) -> Resu
 pub fn list_last(root: &Root, rounds: &mut Rounds, alive_set: bool) -> Result<Listed, DumpError> {
     let (Some(tracker), base) = (rounds.tracker.as_mut(), rounds.base.as_ref()) else {
         let vmas = maps::read_with_flags(root.pid)?;
-        let alive = present::present(root.pid, &with_pages(root.pid, &vmas))?;
+        let alive = present::alive(root.pid, &with_pages(root.pid, &vmas))?;
         return Ok(listed(root, alive, vmas));
     };
-    let mut last = list(root, tracker.as_mut(), base)?;
+    let mut last = list(root, tracker.as_mut(), base, true)?;
     if let (false, Some(base)) = (alive_set, base) {
         last.plan.runs = plan::with_base(&last.plan.runs, &base.covered.runs);
     }

@@ -1,10 +1,14 @@
 //! Dirty trackers: what a running process wrote since it was last asked.
 
 pub mod present;
+pub mod soft_dirty;
+
+use std::io;
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use crate::freeze::seize::FreezeError;
 use crate::procfs::maps::Vma;
 
 /// Which tracker is wanted.
@@ -31,6 +35,27 @@ pub enum TrackerError {
         /// What was tried.
         why: String,
     },
+    /// The page tables cannot be looked at.
+    #[error("the page tables of process {pid} cannot be opened")]
+    Open {
+        /// The process.
+        pid: Pid,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The soft-dirty bits cannot be cleared.
+    #[error("the soft-dirty bits of process {pid} cannot be cleared")]
+    Clear {
+        /// The process.
+        pid: Pid,
+        /// The kernel's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// The process could not be stopped for a moment.
+    #[error(transparent)]
+    Freeze(#[from] FreezeError),
     /// A scan of the page tables failed.
     #[error("process {pid}: {what} of {start:#x}-{end:#x} failed")]
     Scan {
@@ -54,11 +79,12 @@ pub trait Tracker {
     fn name(&self) -> &'static str;
 
     /// What was written since the call before (or since it was armed), of the given mappings, sorted; from now on new
-    /// writes count for the next call. A range that was not tracked without a break is whole in it.
+    /// writes count for the next call. A range that was not tracked without a break is whole in it. `is_stopped`: the
+    /// caller has stopped the process; otherwise the tracker may do so for a moment.
     ///
     /// # Errors
     /// When the page tables cannot be scanned.
-    fn collect(&mut self, vmas: &[Vma]) -> Result<Vec<Run>, TrackerError>;
+    fn collect(&mut self, vmas: &[Vma], is_stopped: bool) -> Result<Vec<Run>, TrackerError>;
 }
 
 /// Arms a tracker on a running process.
@@ -66,5 +92,12 @@ pub trait Tracker {
 /// # Errors
 /// [`TrackerError::None`] when none works.
 pub fn attach(choice: Choice, pid: Pid) -> Result<Box<dyn Tracker>, TrackerError> {
-    Err(TrackerError::None { why: format!("{choice:?} for process {pid}") })
+    let mut failures = Vec::new();
+    if choice != Choice::UffdWp {
+        match soft_dirty::self_test() {
+            Ok(()) => return Ok(Box::new(soft_dirty::SoftDirty::arm(pid)?)),
+            Err(why) => failures.push(format!("soft-dirty: {why}")),
+        }
+    }
+    Err(TrackerError::None { why: failures.join("; ") })
 }

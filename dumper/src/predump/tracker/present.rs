@@ -1,7 +1,13 @@
-//! Which pages of a mapping hold something that only the process has: the pages that a dump must list.
+//! What the page tables say: which pages hold something that only the process has, which are soft-dirty.
+//!
+//! PAGEMAP_SCAN (Linux 6.7) answers in runs; on older kernels `/proc/PID/pagemap` is read word by word
+//! (Documentation/admin-guide/mm/pagemap.rst).
 
 use std::fs::File;
+use std::io;
+use std::ops::Range;
 use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
 
 use godwit_wire::plan::{PAGE_SIZE, PE_PRESENT, PageRun};
 use nix::errno::Errno;
@@ -13,48 +19,146 @@ use crate::sys::pagemap_scan::{self, Masks, Region, category};
 
 /// Regions that one scan returns at most.
 const REGIONS: usize = 4096;
+/// Words of `/proc/PID/pagemap` read at once: 256 MiB of memory.
+const WORDS: usize = 1 << 16;
 
-/// Pages that are present or swapped, without the zero page and without pages that are still the file's; all pages of
-/// the vDSO. Sorted, for mappings in order of address.
-///
-/// # Errors
-/// When the page tables cannot be scanned.
-pub fn present(pid: Pid, vmas: &[Vma]) -> Result<Vec<PageRun>, TrackerError> {
-    let failed = |vma: &Vma| {
-        let (start, end) = (vma.start, vma.end);
-        move |source| TrackerError::Scan { pid, what: "PAGEMAP_SCAN", start, end, source }
-    };
-    let whole = Vma::is_vdso;
-    let Some(first) = vmas.first() else { return Ok(Vec::new()) };
-    let pagemap = File::open(format!("/proc/{pid}/pagemap"))
-        .map_err(|error| failed(first)(Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO))))?;
-    let clean = category::PFNZERO | category::FILE;
-    let there = category::PRESENT | category::SWAPPED;
-    let masks = Masks { inverted: clean, all: clean, any: there, returned: there };
-    let mut runs: Vec<PageRun> = Vec::new();
-    let mut regions = vec![Region::default(); REGIONS];
-    for vma in vmas {
-        if whole(vma) {
-            push(&mut runs, vma.start, vma.end);
-            continue;
+/// Bits of a word of `/proc/PID/pagemap`.
+mod bit {
+    pub const PRESENT: u64 = 1 << 63;
+    pub const SWAPPED: u64 = 1 << 62;
+    pub const FILE: u64 = 1 << 61;
+    pub const SOFT_DIRTY: u64 = 1 << 55;
+}
+
+/// Which pages are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Present or swapped, without the zero page and without pages that are still the file's.
+    Alive,
+    /// Of those, the ones that are soft-dirty.
+    SoftDirty,
+}
+
+/// The page tables of one process.
+#[derive(Debug)]
+pub struct PageTables {
+    pid: Pid,
+    pagemap: File,
+    scans: bool,
+}
+
+impl PageTables {
+    /// Opens the page tables of a process.
+    ///
+    /// # Errors
+    /// When the process is gone or may not be looked at.
+    pub fn open(pid: Pid) -> Result<PageTables, TrackerError> {
+        let open = File::open(format!("/proc/{pid}/pagemap"));
+        let pagemap = open.map_err(|source| TrackerError::Open { pid, source })?;
+        Ok(PageTables { pid, pagemap, scans: true })
+    }
+
+    /// The pages asked for, sorted, of mappings in order of address. All pages of the vDSO are alive.
+    ///
+    /// # Errors
+    /// When the page tables cannot be read.
+    pub fn pages(&mut self, which: Which, vmas: &[Vma]) -> Result<Vec<PageRun>, TrackerError> {
+        let mut runs = Vec::new();
+        for vma in vmas {
+            if vma.is_vdso() {
+                if which == Which::Alive {
+                    push(&mut runs, vma.range());
+                }
+                continue;
+            }
+            if self.scans {
+                match self.scan(which, vma, &mut runs) {
+                    Err(TrackerError::Scan { source: Errno::ENOTTY | Errno::EINVAL, .. }) => {
+                        tracing::debug!(pid = %self.pid, "no PAGEMAP_SCAN, reading the pagemap");
+                        self.scans = false;
+                    }
+                    done => {
+                        done?;
+                        continue;
+                    }
+                }
+            }
+            self.read(which, vma, &mut runs)?;
         }
+        Ok(runs)
+    }
+
+    fn scan(&self, which: Which, vma: &Vma, runs: &mut Vec<PageRun>) -> Result<(), TrackerError> {
+        let clean = category::PFNZERO | category::FILE;
+        let there = category::PRESENT | category::SWAPPED;
+        let dirty = if which == Which::SoftDirty { category::SOFT_DIRTY } else { 0 };
+        let masks = Masks { inverted: clean, all: clean | dirty, any: there, returned: there };
+        let mut regions = vec![Region::default(); REGIONS];
         let mut at = vma.start;
         while at < vma.end {
-            let (count, end) = pagemap_scan::scan(pagemap.as_fd(), &(at..vma.end), 0, &masks, &mut regions)
-                .map_err(failed(vma))?;
+            let (count, end) =
+                pagemap_scan::scan(self.pagemap.as_fd(), &(at..vma.end), 0, &masks, &mut regions)
+                    .map_err(|source| self.failed("PAGEMAP_SCAN", vma, source))?;
             for region in &regions[..count] {
-                push(&mut runs, region.start, region.end);
+                push(runs, region.start..region.end);
             }
             at = end.max(at + PAGE_SIZE);
         }
+        Ok(())
     }
-    Ok(runs)
+
+    /// The older way. It cannot tell the zero page, which is then sent as a page of zeros.
+    fn read(&self, which: Which, vma: &Vma, runs: &mut Vec<PageRun>) -> Result<(), TrackerError> {
+        let mut bytes = vec![0u8; WORDS * 8];
+        let mut at = vma.start;
+        while at < vma.end {
+            let words = (((vma.end - at) / PAGE_SIZE) as usize).min(WORDS);
+            let chunk = &mut bytes[..words * 8];
+            self.pagemap.read_exact_at(chunk, at / PAGE_SIZE * 8).map_err(|error| {
+                let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
+                self.failed("reading the pagemap", vma, errno)
+            })?;
+            for word in chunk.chunks_exact(8) {
+                let word = word.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
+                if is_wanted(which, word) {
+                    push(runs, at..at + PAGE_SIZE);
+                }
+                at += PAGE_SIZE;
+            }
+        }
+        Ok(())
+    }
+
+    fn failed(&self, what: &'static str, vma: &Vma, source: Errno) -> TrackerError {
+        TrackerError::Scan { pid: self.pid, what, start: vma.start, end: vma.end, source }
+    }
 }
 
-fn push(runs: &mut Vec<PageRun>, start: u64, end: u64) {
-    let nr_pages = (end - start) / PAGE_SIZE;
+fn is_wanted(which: Which, word: u64) -> bool {
+    let alive = word & (bit::PRESENT | bit::SWAPPED) != 0 && word & bit::FILE == 0;
+    alive && (which == Which::Alive || word & bit::SOFT_DIRTY != 0)
+}
+
+/// Pages that are present or swapped, without the zero page and without pages that are still the file's.
+///
+/// # Errors
+/// When the page tables cannot be read.
+pub fn alive(pid: Pid, vmas: &[Vma]) -> Result<Vec<PageRun>, TrackerError> {
+    PageTables::open(pid)?.pages(Which::Alive, vmas)
+}
+
+fn push(runs: &mut Vec<PageRun>, range: Range<u64>) {
+    let nr_pages = (range.end - range.start) / PAGE_SIZE;
     match runs.last_mut() {
-        Some(last) if last.end() == start => last.nr_pages += nr_pages,
-        _ => runs.push(PageRun { vaddr: start, nr_pages, flags: PE_PRESENT }),
+        Some(last) if last.end() == range.start => last.nr_pages += nr_pages,
+        _ => runs.push(PageRun { vaddr: range.start, nr_pages, flags: PE_PRESENT }),
     }
+}
+
+/// Resets the soft-dirty bits of a process (man 5 proc, `clear_refs`). It succeeds in silence on kernels without them.
+///
+/// # Errors
+/// When the file cannot be written.
+pub fn clear_soft_dirty(pid: Pid) -> io::Result<()> {
+    std::fs::write(format!("/proc/{pid}/clear_refs"), "4")
 }
