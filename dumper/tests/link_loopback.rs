@@ -1,5 +1,6 @@
 //! The link against a real page server on loopback: rounds arrive byte for byte, refusals say why, and what
 //! breaks loses only what was not acknowledged.
+#![allow(clippy::unwrap_used)]
 
 #[path = "../../page-server/tests/support/rounds.rs"]
 #[allow(dead_code)]

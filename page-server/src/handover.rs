@@ -238,7 +238,8 @@ fn pid(pid: i32) -> u32 {
 fn tail(mut log: String) -> String {
     const LOG_LEN_MAX: usize = 64 << 10;
     if log.len() > LOG_LEN_MAX {
-        let from = log.ceil_char_boundary(log.len() - LOG_LEN_MAX);
+        let least = log.len() - LOG_LEN_MAX;
+        let from = (least..log.len()).find(|at| log.is_char_boundary(*at)).unwrap_or(log.len());
         log.drain(..from);
     }
     log

@@ -1,16 +1,20 @@
 //! The built program: it says where it listens, survives what comes to its port, loses nothing that it has
 //! acknowledged, drains on SIGTERM, and says what is wrong when it cannot start.
+#![allow(clippy::unwrap_used)]
 
 #[path = "support/client.rs"]
 mod client;
 
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use client::{Client, Program, command, fails, lab, names};
 use godwit_wire::control::{CloseSession, OpenSession};
+use godwit_wire::error::Code;
 use godwit_wire::plan::RoundKind;
 use godwit_wire::session::{Reply, Request};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -107,4 +111,92 @@ fn what_keeps_it_from_starting_is_said() {
     assert!(text.contains(&running.address), "{text}");
     let text = fails(command(other.path(), &["--restore", "--criu", "/nonexistent/criu"]));
     assert!(text.contains("GODWIT_CRIU") && text.contains("/nonexistent/criu"), "{text}");
+}
+
+#[test]
+fn a_full_disk_fails_the_round_by_name_and_the_server_goes_on() {
+    let dir = lab();
+    let images = dir.path().join("images");
+    std::fs::create_dir(&images).unwrap();
+    let Some(disk) = SmallDisk::mount(&images) else { return };
+    let program = Program::start(dir.path(), &[]);
+    let mut client = Client::connect(dir.path(), &program).unwrap();
+    client.open("web");
+    let seal = client.fill("web", 1, RoundKind::Round);
+    let Ok(Reply::RoundFailed(failed)) = client.ask(Request::Seal(seal)) else { panic!("it fitted") };
+    assert_eq!(Code::from_number(failed.code), Code::Full, "{failed:?}");
+    assert!(failed.text.contains("no space left") && failed.text.contains("pages-1.img"), "{failed:?}");
+    assert!(matches!(client.ask(Request::Abandon { round: 1 }), Ok(Reply::RoundAbandoned(_))));
+    assert_eq!(names(dir.path(), "web"), [""; 0]);
+    disk.grow();
+    let seal = client.fill("web", 2, RoundKind::Round);
+    assert!(matches!(client.ask(Request::Seal(seal)), Ok(Reply::RoundSealed(_))));
+    drop(program);
+}
+
+/// A file system of half a MiB.
+struct SmallDisk<'a>(&'a Path);
+
+impl<'a> SmallDisk<'a> {
+    fn mount(at: &'a Path) -> Option<Self> {
+        let mounted = mount(Some("tmpfs"), at, Some("tmpfs"), MsFlags::empty(), Some("size=512k"));
+        if let Err(why) = mounted {
+            eprintln!("SKIP a_full_disk: no tmpfs can be mounted ({why})");
+            assert_ne!(std::env::var("GODWIT_REQUIRE").as_deref(), Ok("all"), "a required test was skipped");
+            return None;
+        }
+        Some(SmallDisk(at))
+    }
+
+    fn grow(&self) {
+        mount(Some("tmpfs"), self.0, Some("tmpfs"), MsFlags::MS_REMOUNT, Some("size=8m")).unwrap();
+    }
+}
+
+impl Drop for SmallDisk<'_> {
+    fn drop(&mut self) {
+        let _ = umount2(self.0, MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn killed_or_cut_off_at_any_message_the_client_believes_no_round_that_is_not_there() {
+    let messages = [
+        "recv.before.Hello",
+        "send.before.SessionOpened",
+        "recv.after.RoundBegin",
+        "recv.before.Seal",
+        "recv.after.ManifestChunk",
+        "send.before.RoundSealed",
+        "send.after.RoundSealed",
+    ];
+    // Most of the time is spent waiting for links that are dead: the cases wait side by side.
+    std::thread::scope(|scope| {
+        for message in messages {
+            scope.spawn(move || ["kill", "cut", "error"].iter().for_each(|action| fails_at(message, action)));
+        }
+    });
+}
+
+/// One round against a server that fails at this message; then a server that comes up again.
+fn fails_at(message: &str, action: &str) {
+    let dir = lab();
+    let fault = format!("server.{message}:{action}");
+    let mut program = Program::start_with(dir.path(), &["--idle-timeout", "3"], &fault);
+    let acknowledged = std::panic::catch_unwind(|| {
+        let mut client = Client::connect(dir.path(), &program).unwrap();
+        client.open("web");
+        let seal = client.fill("web", 1, RoundKind::Round);
+        matches!(client.ask(Request::Seal(seal)), Ok(Reply::RoundSealed(_)))
+    });
+    let acknowledged = acknowledged.unwrap_or(false);
+    // Behind the last message the answer is there already.
+    assert_eq!(acknowledged, message == "send.after.RoundSealed", "{fault}");
+    let died = program.wait(Duration::from_millis(300)).is_some();
+    assert_eq!(died, action == "kill", "{fault}");
+    drop(program);
+    let _again = Program::start(dir.path(), &[]);
+    let there = dir.path().join("images/web/round-0001/inventory.img").exists();
+    assert!(there || !acknowledged, "{fault}");
+    assert!(!dir.path().join("images/web/.staging-round-0001").exists(), "{fault}");
 }

@@ -1,5 +1,6 @@
 //! The hand-over over the link, with a real criu: held, let run, undone; the link lost and the server killed while
 //! the tree is held; decisions from another connection and at the host. The victim's own log is the judge.
+#![allow(clippy::unwrap_used)]
 
 #[path = "support/client.rs"]
 mod client;

@@ -1,6 +1,7 @@
 //! The two session machines against each other: the whole conversation, the link closed at every message, the
 //! messages of the peer dropped, doubled and swapped, and garbage. Whatever comes, a machine answers with an
 //! error that says who is at fault, and the two never believe in different sealed rounds.
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeSet;
 

@@ -27,7 +27,12 @@ pub struct Program {
 
 impl Program {
     pub fn start(dir: &Path, more: &[&str]) -> Program {
-        let mut child = command(dir, more).spawn().unwrap();
+        Self::start_with(dir, more, "")
+    }
+
+    /// Starts it with faults armed.
+    pub fn start_with(dir: &Path, more: &[&str], fault: &str) -> Program {
+        let mut child = command(dir, more).env("GODWIT_FAULT", fault).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let address =
