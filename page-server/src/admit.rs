@@ -115,8 +115,11 @@ struct Progress {
     epoch: u32,
     lanes: u32,
     /// Slots that were announced as the same as in the base round, and are not.
-    wants: BTreeMap<u32, Vec<Range<u64>>>,
+    wants: Wants,
 }
+
+/// Slots by pages file.
+pub(crate) type Wants = BTreeMap<u32, Vec<Range<u64>>>;
 
 /// How the wait for the frames of a round ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -124,7 +127,7 @@ pub(crate) enum Arrived {
     /// All are stored.
     All,
     /// These slots are to be sent as data, under this epoch.
-    Wants(u32, BTreeMap<u32, Vec<Range<u64>>>),
+    Wants(u32, Wants),
     /// The round failed meanwhile, which the client was told.
     Failed,
     /// The link is gone.

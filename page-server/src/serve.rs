@@ -3,7 +3,9 @@
 //! Threads: one takes connections, one a connection takes its streams, one a control stream runs the
 //! conversation below, one a lane stores its frames. All of them block; packets are moved by the link's own thread.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,24 +17,26 @@ use godwit_wire::control::{
 };
 use godwit_wire::error::{Code, SessionError};
 use godwit_wire::image::manifest::Manifest;
-use godwit_wire::plan::{RoundKind, RoundPlan};
+use godwit_wire::plan::{EXTENT_SLOTS, PagesPlan, RoundKind, RoundPlan};
 use godwit_wire::quic::{
     Connection, ControlReceiver, ControlSender, Identity, Incoming, Listener, QuicError, Tuning,
 };
 use godwit_wire::session::{Phase, Receiver, Reply, Request, SealRequest};
 use godwit_wire::version;
 
-use crate::admit::{Arrived, Refusal, Session, Sessions};
+use crate::admit::{Arrived, Refusal, Session, Sessions, Wants};
 use crate::error::{ServeError, chain};
 use crate::handover::Desks;
 use crate::lanes;
 use crate::query::{criu_version, fault, query_session};
 use crate::restore::{self, RestoreSettings};
-use crate::store::sink::Sink;
+use crate::store::sink::{Sink, SinkError};
 use crate::store::{Bounds, Store};
 
 /// How long a client may take to greet and to open a session.
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
+/// Ranges of slots in one `Resend` at most: 20 encoded bytes each stay well below the limit of a message.
+const RESEND_RANGES_MAX: usize = 16 << 10;
 /// How long the last words may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -393,13 +397,13 @@ fn seal_round(session: &Session, plan: &RoundPlan, seal: &SealRequest) -> Result
     let round = seal.round;
     match session.wait_frames(round, seal.epoch, seal.frames) {
         Arrived::Failed | Arrived::Gone => return Ok(()),
-        Arrived::Wants(epoch, wants) => {
-            let wants = wants.into_iter().map(|(pages_id, slots)| Want {
-                pages_id,
-                slots: slots.iter().map(|s| SlotRange { first: s.start, count: s.end - s.start }).collect(),
-            });
-            return session.voice.say(Resend { round, epoch, wants: wants.collect() });
-        }
+        Arrived::Wants(epoch, wants) => match reopen(session, plan, epoch, wants) {
+            Ok(wants) => return session.voice.say(Resend { round, epoch, wants }),
+            Err(error) => {
+                session.fail_round(round, &error);
+                return Ok(());
+            }
+        },
         Arrived::All => {}
     }
     let manifest = match Manifest::decode(&seal.manifest) {
@@ -426,6 +430,41 @@ fn seal_round(session: &Session, plan: &RoundPlan, seal: &SealRequest) -> Result
             session.voice.say(Prepared { round, bytes_stored, fsync_us, dir })
         }
     }
+}
+
+/// Opens the extents that hold wanted slots: a resend replaces whole extents, since the hash of an extent is that of
+/// all its pages at one time. What does not fit one message is asked for by the next one.
+fn reopen(session: &Session, plan: &RoundPlan, epoch: u32, wants: Wants) -> Result<Vec<Want>, SinkError> {
+    let mut room = RESEND_RANGES_MAX;
+    let mut asked = Vec::new();
+    for (pages_id, slots) in wants {
+        let end = plan.pages.iter().find(|list| list.pages_id == pages_id).map_or(0, PagesPlan::slots);
+        let extents: BTreeSet<u64> = slots
+            .iter()
+            .flat_map(|slots| slots.start / EXTENT_SLOTS..slots.end.div_ceil(EXTENT_SLOTS))
+            .collect();
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for extent in extents {
+            let slots = extent * EXTENT_SLOTS..end.min((extent + 1) * EXTENT_SLOTS);
+            match ranges.last_mut() {
+                Some(last) if last.end == slots.start => last.end = slots.end,
+                _ if room == 0 => {
+                    session.want(plan.round, epoch, pages_id, vec![slots]);
+                    continue;
+                }
+                _ => {
+                    room -= 1;
+                    ranges.push(slots);
+                }
+            }
+            session.store.reopen_extent(plan.round, pages_id, extent)?;
+        }
+        let slots =
+            ranges.iter().map(|slots| SlotRange { first: slots.start, count: slots.end - slots.start });
+        asked.push(Want { pages_id, slots: slots.collect() });
+    }
+    asked.retain(|want| !want.slots.is_empty());
+    Ok(asked)
 }
 
 /// Restores on a thread of its own, so that an abort is heard meanwhile. The thread goes on when the link is lost: the
