@@ -158,6 +158,7 @@ impl Server {
             .arg(dir.join("keys"))
             .arg("--state-dir")
             .arg(dir.join("state-destination"))
+            .env("RUST_LOG", std::env::var("RUST_LOG").unwrap_or_else(|_| "warn".to_owned()))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -21,11 +21,11 @@ const PAGE_WORDS: usize = 512;
 /// Time between two lines of the log.
 const LINE_PERIOD: Duration = Duration::from_millis(2);
 /// Pages a thread rewrites before it rests, so that a machine with few cores can also copy.
-const BATCH_PAGES: usize = 64;
+const BATCH_PAGES: usize = 32;
 /// The rest after a batch.
-const REST: Duration = Duration::from_millis(1);
+const REST: Duration = Duration::from_millis(4);
 /// Of a batch, so many pages come from the first sixteenth of the memory: a hot set, as real programs have.
-const HOT_OF_BATCH: usize = 56;
+const HOT_OF_BATCH: usize = 28;
 
 /// What the program is told.
 #[derive(Debug, clap::Args)]

@@ -2,6 +2,7 @@
 
 pub mod present;
 pub mod soft_dirty;
+pub mod uffd_wp;
 
 use std::io;
 
@@ -10,6 +11,7 @@ use nix::unistd::Pid;
 
 use crate::freeze::seize::FreezeError;
 use crate::procfs::maps::Vma;
+use crate::remote::RemoteError;
 
 /// Which tracker is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -56,6 +58,20 @@ pub enum TrackerError {
     /// The process could not be stopped for a moment.
     #[error(transparent)]
     Freeze(#[from] FreezeError),
+    /// A remote system call in the process failed.
+    #[error(transparent)]
+    Remote(#[from] RemoteError),
+    /// The process's userfaultfd cannot be used.
+    #[error("the userfaultfd of process {pid} cannot be used: {what} failed")]
+    Userfaultfd {
+        /// The process.
+        pid: Pid,
+        /// Which call.
+        what: &'static str,
+        /// The kernel's answer.
+        #[source]
+        source: Errno,
+    },
     /// A scan of the page tables failed.
     #[error("process {pid}: {what} of {start:#x}-{end:#x} failed")]
     Scan {
@@ -97,6 +113,12 @@ pub fn attach(choice: Choice, pid: Pid) -> Result<Box<dyn Tracker>, TrackerError
         match soft_dirty::self_test() {
             Ok(()) => return Ok(Box::new(soft_dirty::SoftDirty::arm(pid)?)),
             Err(why) => failures.push(format!("soft-dirty: {why}")),
+        }
+    }
+    if choice != Choice::SoftDirty {
+        match uffd_wp::self_test() {
+            Ok(()) => return Ok(Box::new(uffd_wp::UffdWp::attach(pid)?)),
+            Err(why) => failures.push(format!("uffd-wp: {why}")),
         }
     }
     Err(TrackerError::None { why: failures.join("; ") })

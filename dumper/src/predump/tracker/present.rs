@@ -147,11 +147,20 @@ pub fn alive(pid: Pid, vmas: &[Vma]) -> Result<Vec<PageRun>, TrackerError> {
     PageTables::open(pid)?.pages(Which::Alive, vmas)
 }
 
-fn push(runs: &mut Vec<PageRun>, range: Range<u64>) {
+/// Appends pages behind the last run, to which they are joined if they touch it.
+pub(super) fn push(runs: &mut Vec<PageRun>, range: Range<u64>) {
     let nr_pages = (range.end - range.start) / PAGE_SIZE;
     match runs.last_mut() {
         Some(last) if last.end() == range.start => last.nr_pages += nr_pages,
         _ => runs.push(PageRun { vaddr: range.start, nr_pages, flags: PE_PRESENT }),
+    }
+}
+
+/// As [`push`], for pages that may lie partly in the last run.
+pub(super) fn join(runs: &mut Vec<PageRun>, range: Range<u64>) {
+    let start = runs.last().map_or(range.start, |last| range.start.max(last.end()));
+    if start < range.end {
+        push(runs, start..range.end);
     }
 }
 

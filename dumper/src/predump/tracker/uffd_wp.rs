@@ -1,0 +1,195 @@
+//! The userfaultfd tracker: asynchronous write-protection, asked and re-armed by PAGEMAP_SCAN in one step.
+//!
+//! A userfaultfd belongs to the address space that made it, so the task makes one itself by a remote system call; the
+//! dumper takes a duplicate and the task closes its own. Only then is it initialised: a dumper that is killed in
+//! between leaves a descriptor that does nothing. The kernel resolves a write to a protected page by itself
+//! (UFFD_FEATURE_WP_ASYNC, Linux 6.7), and PAGEMAP_SCAN reports the pages that were written and protects them again
+//! without a gap, so no stop is needed. When the dumper dies, the protection goes with its descriptor.
+//!
+//! A mapping that was not registered reports every populated page as written once it is, so everything that appeared,
+//! moved or grew since is whole in the next collection. What the kernel never reports (a page of a private file
+//! mapping given back by MADV_DONTNEED) shows as swapped but not present and is read again at every collection.
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+
+use godwit_wire::plan::PAGE_SIZE;
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
+use super::present::push;
+use super::{Run, Tracker, TrackerError};
+use crate::freeze::seize;
+use crate::procfs::maps::Vma;
+use crate::sys::memory::Mapping;
+use crate::sys::pagemap_scan::{self, CHECK_WPASYNC, Masks, Region, WP_MATCHING, category};
+use crate::sys::{pidfd, userfaultfd};
+
+/// Regions that one scan returns at most.
+const REGIONS: usize = 4096;
+/// Pages of the self-test.
+const TEST_PAGES: usize = 8;
+/// Which of them are written after arming.
+const TEST_WRITTEN: [usize; 2] = [1, 6];
+
+/// An armed userfaultfd tracker. Dropping it takes the protection off.
+#[derive(Debug)]
+pub struct UffdWp {
+    pid: Pid,
+    uffd: OwnedFd,
+    pagemap: File,
+}
+
+impl UffdWp {
+    /// Makes a userfaultfd in the process, in one short stop of one thread.
+    ///
+    /// # Errors
+    /// When the process cannot be stopped, or may not make one.
+    pub fn attach(pid: Pid) -> Result<UffdWp, TrackerError> {
+        let frozen = seize::seize_one(pid)?;
+        let tid = frozen.threads().first().map_or(pid, |thread| thread.tid);
+        let mut session = frozen.remote(tid)?;
+        let flags = userfaultfd::UFFD_USER_MODE_ONLY | (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
+        let theirs = session.syscall(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0])?;
+        let taken = pidfd::getfd(frozen.pidfd(), theirs as i32);
+        let closed = session.syscall(libc::SYS_close, [theirs, 0, 0, 0, 0, 0]);
+        session.finish()?;
+        frozen.thaw()?;
+        closed?;
+        let uffd = taken.map_err(|source| TrackerError::Userfaultfd { pid, what: "pidfd_getfd", source })?;
+        UffdWp::with(pid, uffd)
+    }
+
+    fn with(pid: Pid, uffd: OwnedFd) -> Result<UffdWp, TrackerError> {
+        userfaultfd::api(uffd.as_fd(), userfaultfd::FEATURE_WP_ASYNC)
+            .map_err(|source| TrackerError::Userfaultfd { pid, what: "UFFDIO_API", source })?;
+        let pagemap = File::open(format!("/proc/{pid}/pagemap"))
+            .map_err(|source| TrackerError::Open { pid, source })?;
+        Ok(UffdWp { pid, uffd, pagemap })
+    }
+
+    /// Collects one mapping: what was written is reported and protected again.
+    fn collect_one(
+        &self,
+        vma: &Vma,
+        regions: &mut [Region],
+        runs: &mut Vec<Run>,
+    ) -> Result<(), TrackerError> {
+        let there = category::PRESENT | category::SWAPPED;
+        let masks = Masks { inverted: 0, all: category::WRITTEN, any: there, returned: there };
+        let mut at = vma.start;
+        let mut registered = false;
+        while at < vma.end {
+            let range = at..vma.end;
+            let flags = WP_MATCHING | CHECK_WPASYNC;
+            match pagemap_scan::scan(self.pagemap.as_fd(), &range, flags, &masks, regions) {
+                Ok((count, end)) => {
+                    regions[..count].iter().for_each(|region| push(runs, region.start..region.end));
+                    at = end.max(at + PAGE_SIZE);
+                }
+                Err(Errno::EPERM) if !registered => {
+                    registered = true;
+                    match userfaultfd::register_wp(self.uffd.as_fd(), &vma.range()) {
+                        Ok(()) => {}
+                        // The mapping is gone or has changed since it was listed, or holds something that cannot be
+                        // protected: it counts as written, whole, this time.
+                        Err(Errno::EINVAL | Errno::EBUSY | Errno::EPERM | Errno::ENOENT) => {
+                            push(runs, range);
+                            return Ok(());
+                        }
+                        Err(source) => return Err(self.failed("UFFDIO_REGISTER", vma, source)),
+                    }
+                }
+                Err(Errno::EPERM) => {
+                    push(runs, range);
+                    return Ok(());
+                }
+                Err(source) => return Err(self.failed("PAGEMAP_SCAN", vma, source)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Pages of a private file mapping that look swapped and are not there: their own content may have been given back,
+    /// which is never reported.
+    fn given_back(&self, vma: &Vma, regions: &mut [Region], runs: &mut Vec<Run>) -> Result<(), TrackerError> {
+        let masks = Masks {
+            inverted: category::PRESENT,
+            all: category::PRESENT | category::SWAPPED,
+            any: 0,
+            returned: category::SWAPPED,
+        };
+        let mut at = vma.start;
+        while at < vma.end {
+            let (count, end) = pagemap_scan::scan(self.pagemap.as_fd(), &(at..vma.end), 0, &masks, regions)
+                .map_err(|source| self.failed("PAGEMAP_SCAN", vma, source))?;
+            regions[..count].iter().for_each(|region| push(runs, region.start..region.end));
+            at = end.max(at + PAGE_SIZE);
+        }
+        Ok(())
+    }
+
+    fn failed(&self, what: &'static str, vma: &Vma, source: Errno) -> TrackerError {
+        TrackerError::Scan { pid: self.pid, what, start: vma.start, end: vma.end, source }
+    }
+}
+
+impl Tracker for UffdWp {
+    fn name(&self) -> &'static str {
+        "uffd-wp"
+    }
+
+    fn collect(&mut self, vmas: &[Vma], _is_stopped: bool) -> Result<Vec<Run>, TrackerError> {
+        let mut regions = vec![Region::default(); REGIONS];
+        let mut runs = Vec::new();
+        for vma in vmas {
+            if vma.is_vdso() {
+                push(&mut runs, vma.range());
+                continue;
+            }
+            let mut here = Vec::new();
+            self.collect_one(vma, &mut regions, &mut here)?;
+            if vma.has_file() {
+                self.given_back(vma, &mut regions, &mut here)?;
+                here.sort_by_key(|run| run.vaddr);
+            }
+            here.iter().for_each(|run| super::present::join(&mut runs, run.vaddr..run.end()));
+        }
+        Ok(runs)
+    }
+}
+
+/// Tries it on memory of our own: written pages must be seen once, and no others.
+///
+/// # Errors
+/// Why it cannot be used here.
+pub fn self_test() -> Result<(), String> {
+    let this = Pid::this();
+    let page = PAGE_SIZE as usize;
+    let mut memory = Mapping::anonymous(TEST_PAGES * page).map_err(|errno| errno.to_string())?;
+    (0..TEST_PAGES).for_each(|index| memory.bytes()[index * page] = 1);
+    let uffd = userfaultfd::create().map_err(|errno| format!("userfaultfd: {errno}"))?;
+    let tracker = UffdWp::with(this, uffd).map_err(|error| crate::commands::chain(&error))?;
+    let start = memory.addr();
+    let range = start..start + (TEST_PAGES * page) as u64;
+    userfaultfd::register_wp(tracker.uffd.as_fd(), &range)
+        .map_err(|errno| format!("UFFDIO_REGISTER: {errno}"))?;
+    let there = category::PRESENT | category::SWAPPED;
+    let masks = Masks { inverted: 0, all: category::WRITTEN, any: there, returned: there };
+    let mut regions = vec![Region::default(); TEST_PAGES];
+    let mut seen = || -> Result<Vec<Region>, String> {
+        let flags = WP_MATCHING | CHECK_WPASYNC;
+        let (count, _) = pagemap_scan::scan(tracker.pagemap.as_fd(), &range, flags, &masks, &mut regions)
+            .map_err(|errno| format!("PAGEMAP_SCAN: {errno}"))?;
+        Ok(regions[..count].to_vec())
+    };
+    seen()?;
+    TEST_WRITTEN.iter().for_each(|index| memory.bytes()[index * page] = 2);
+    let (first, second) = (seen()?, seen()?);
+    let is_seen = |index: usize| {
+        let addr = start + (index * page) as u64;
+        first.iter().any(|region| region.start <= addr && addr < region.end)
+    };
+    let wrong = (0..TEST_PAGES).any(|index| is_seen(index) != TEST_WRITTEN.contains(&index));
+    if wrong || !second.is_empty() { Err("writes are not reported as they are".to_owned()) } else { Ok(()) }
+}
