@@ -1,17 +1,32 @@
 //! Join messages, frame headers and payloads: bounded, and what is read is what would be written.
 #![no_main]
 
-use godwit_wire::frame::{FrameHeader, HEADER_LEN, Join, Payload};
+use godwit_wire::frame::{FRAME_MAGIC, FrameHeader, HEADER_LEN, JOIN_MAGIC, Join, LANE_VERSION, Payload};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    if let Ok(join) = Join::decode(bytes) {
-        assert_eq!(join.encode(), bytes[..join.encode().len()]);
+    if bytes.len() < HEADER_LEN {
+        assert!(Join::decode(bytes).is_err() && FrameHeader::decode(bytes).is_err());
+        return;
     }
-    let Ok(header) = FrameHeader::decode(bytes) else { return };
-    assert_eq!(header.encode(), bytes[..HEADER_LEN]);
-    let payload = bytes[HEADER_LEN..].to_vec();
-    // The checksum is put right: a fuzzer cannot guess it, and the code behind it is the subject.
+    // Fixed values, the length and the checksum are put right: a fuzzer cannot guess them, and the code behind
+    // them is the subject.
+    let mut join = bytes.to_vec();
+    join[..4].copy_from_slice(&JOIN_MAGIC.to_le_bytes());
+    join[4..6].copy_from_slice(&LANE_VERSION.to_le_bytes());
+    if let Ok(read) = Join::decode(&join) {
+        assert_eq!(read.encode(), join[..read.encode().len()]);
+    }
+    let mut frame = bytes.to_vec();
+    frame[..4].copy_from_slice(&FRAME_MAGIC.to_le_bytes());
+    frame[30..32].fill(0);
+    frame[40..48].fill(0);
+    let payload = frame.split_off(HEADER_LEN);
+    frame[28] %= 4;
+    frame[29] %= 3;
+    frame[32..36].copy_from_slice(&(payload.len() as u32).to_le_bytes());
+    let Ok(header) = FrameHeader::decode(&frame) else { return };
+    assert_eq!(header.encode(), frame[..]);
     let Ok(header) = header.with_payload(header.codec, &payload) else { return };
     if let Ok(Payload::Data(pages)) = header.unpack(payload.into()) {
         assert_eq!(pages.len(), header.pages as usize * 4096);
