@@ -14,8 +14,18 @@ pub enum Rule {
     Renumbered(&'static str),
     /// A number that may be at most this far apart: a time that passed between the two dumps.
     Within(u64),
-    /// godwit writes it and CRIU leaves it out, with this value.
+    /// godwit writes it and CRIU leaves it out, with this value (`false` is 0).
     OnlyOurs(u64),
+    /// godwit writes it and CRIU leaves it out, with this text.
+    OnlyOursText(&'static str),
+    /// godwit writes it and CRIU leaves it out; the value is that of another field of the same image.
+    OnlyOursAs(&'static str),
+    /// Both write it, godwit with this value.
+    Ours(u64),
+    /// godwit's number is smaller by so much.
+    Behind(u64),
+    /// CRIU writes this value.
+    Theirs(u64),
     /// CRIU writes it and godwit leaves it out; the reason stands in the list.
     OnlyTheirs,
     /// Both write it, and the values need not agree; the reason stands in the list.
@@ -78,15 +88,15 @@ impl Renumbering {
     }
 }
 
-/// Compares two image directories of one process; answers one line for each unexplained difference, and one for
-/// each explanation in `list` that explained nothing (only when `strict`: a list must not rot).
+/// Compares two image directories of one process; answers one line for each unexplained difference.
 pub fn compare(ours: &Path, theirs: &Path, files: &[(&str, &str)], list: &[Explained]) -> Vec<String> {
     let mut differences = Vec::new();
     let mut renumbering = Renumbering::default();
+    let (our_names, their_names) = (names(ours), names(theirs));
     for (our_file, their_file) in files {
         let (mut our_fields, mut their_fields) = (Fields::new(), Fields::new());
-        flatten(&normal(images::decode(&ours.join(our_file))), "", &mut our_fields);
-        flatten(&normal(images::decode(&theirs.join(their_file))), "", &mut their_fields);
+        flatten(&normal(images::decode(&ours.join(our_file)), &our_names), "", &mut our_fields);
+        flatten(&normal(images::decode(&theirs.join(their_file)), &their_names), "", &mut their_fields);
         let mut paths: Vec<&String> = our_fields.keys().chain(their_fields.keys()).collect();
         paths.sort();
         paths.dedup();
@@ -97,7 +107,10 @@ pub fn compare(ours: &Path, theirs: &Path, files: &[(&str, &str)], list: &[Expla
             // A renumbering is recorded for equal values too.
             let mut allowed = false;
             for entry in explained {
-                allowed |= holds(entry.rule, a, b, &mut renumbering);
+                allowed |= match entry.rule {
+                    Rule::OnlyOursAs(other) => a.is_some() && b.is_none() && a == our_fields.get(other),
+                    rule => holds(rule, a, b, &mut renumbering),
+                };
             }
             if a != b && !allowed {
                 differences.push(format!("{our_file}{path}: godwit {} CRIU {}", show(a), show(b)));
@@ -116,24 +129,43 @@ fn holds(rule: Rule, ours: Option<&Value>, theirs: Option<&Value>, renumbering: 
         (Rule::OnlyOurs(value), Some(a), None) => {
             a.as_u64() == Some(value) || (a == &Value::Bool(value != 0))
         }
+        (Rule::OnlyOursText(text), Some(a), None) => a.as_str() == Some(text),
+        (Rule::Ours(value), Some(a), Some(_)) => a.as_u64() == Some(value),
+        (Rule::Theirs(value), Some(_), Some(b)) => b.as_u64() == Some(value),
+        (Rule::Behind(by), Some(a), Some(b)) => {
+            a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a.wrapping_add(by) == b)
+        }
         (Rule::OnlyTheirs, None, Some(_)) => true,
         (Rule::Free, Some(_), Some(_)) => true,
         _ => false,
     }
 }
 
-/// Lists whose order means nothing are put in one order: descriptors by number, files by what they are.
-fn normal(mut image: Value) -> Value {
+/// The path of each regular file in files.img, by its id.
+fn names(dir: &Path) -> BTreeMap<u64, Value> {
+    let files = images::decode(&dir.join("files.img"));
+    let entries = files["entries"].as_array().cloned().unwrap_or_default();
+    entries.iter().filter_map(|entry| Some((entry["id"].as_u64()?, entry["reg"]["name"].clone()))).collect()
+}
+
+/// Lists whose order means nothing are put in one order, and the files that a process has besides its
+/// descriptors are named by their paths.
+fn normal(mut image: Value, names: &BTreeMap<u64, Value>) -> Value {
     let magic = image["magic"].as_str().unwrap_or("").to_owned();
     if let Some(entries) = image["entries"].as_array_mut() {
         match magic.as_str() {
             "FDINFO" => entries.sort_by_key(|entry| entry["fd"].as_u64()),
             "FILES" => entries.sort_by_key(file_key),
-            "FILE_LOCKS" | "FILELOCKS" => {
-                entries.sort_by_key(|entry| (entry["fd"].as_u64(), entry["start"].as_u64()))
-            }
+            "FILE_LOCKS" => entries.sort_by_key(|entry| (entry["fd"].as_u64(), entry["start"].as_u64())),
             "PIPES_DATA" => entries.sort_by_key(|entry| entry["pipe_id"].as_u64()),
             _ => {}
+        }
+        for entry in entries {
+            for field in ["exe_file_id", "cwd_id", "root_id"] {
+                if let Some(name) = entry[field].as_u64().and_then(|id| names.get(&id)) {
+                    entry[field] = name.clone();
+                }
+            }
         }
     }
     image

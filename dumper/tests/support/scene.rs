@@ -22,7 +22,7 @@ impl Scene {
     /// A new empty directory that everybody may write: victims change their uid.
     pub fn new(name: &str) -> Self {
         let alone = ALONE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        let dir = tempfile::Builder::new().prefix(&format!("godwit-{name}-")).tempdir().unwrap().keep();
+        let dir = tempfile::Builder::new().prefix(&format!("scene-{name}-")).tempdir().unwrap().keep();
         std::fs::set_permissions(&dir, std::fs::Permissions::from_mode(0o777)).unwrap();
         let dir = dir.canonicalize().unwrap();
         Self { dir, _alone: alone }
