@@ -38,7 +38,7 @@ pub enum Command {
     PreDump(PreDump),
     /// Say what of a process cannot be dumped or would be lost, and the way out.
     Doctor(Doctor),
-    /// Decode and check an image directory.
+    /// Decode and check an image directory; exit status 0 only if it is a complete set.
     Inspect(Inspect),
     /// Migrate a busy program over loopback, restore it and check that it went on.
     Demo(Demo),

@@ -114,7 +114,7 @@ fn inspect(args: &Inspect) -> Result<u8, Failure> {
     } else {
         print!("{}", inspection_text(&report));
     }
-    Ok(u8::from(report.verdict == Verdict::Broken))
+    Ok(u8::from(report.verdict != Verdict::Complete))
 }
 
 fn inspection_json(report: &inspect::Report) -> serde_json::Value {

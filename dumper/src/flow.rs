@@ -100,6 +100,9 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     let inventory = steps.run(Step::PrepareInventory, || Inventory::prepare(plugins))?;
     steps.run(Step::CpuInfo, || layout.warn_of_unknown())?;
     let target = steps.run(Step::Connect, || Target::open(options, &root))?;
+    if options.no_kill_first && target.is_same_machine() && file_locks::any(&seen.descriptors) {
+        return Err(handover::refuse_kill_first(root.pid));
+    }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
     Ok(Host { root, layout, inventory, target, origin, cgroup, losses })
 }

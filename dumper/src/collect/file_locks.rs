@@ -33,6 +33,11 @@ pub fn check(pid: Pid, descriptors: &[Descriptor], findings: &mut Findings) {
     }
 }
 
+/// Whether there is any lock.
+pub fn any(descriptors: &[Descriptor]) -> bool {
+    descriptors.iter().any(|descriptor| !descriptor.info.locks.is_empty())
+}
+
 /// Collects the locks. A POSIX lock shows at every descriptor of its file, a flock at every duplicate: the
 /// lowest descriptor stands for it.
 ///

@@ -26,6 +26,7 @@ use std::time::{Duration, Instant};
 use godwit_wire::fault;
 use godwit_wire::journal::{Event, Facts, Journal};
 use godwit_wire::quic::Identity;
+use nix::unistd::Pid;
 
 use crate::error::DumpError;
 use crate::freeze::seize::Frozen;
@@ -33,6 +34,7 @@ use crate::link::{Decision, Link, LinkError, LinkOptions, RemoteSink, Restored};
 use crate::options::{Afterwards, Destination, Options};
 use crate::prepare::link::Target;
 use crate::prepare::root::Root;
+use crate::refusal::{Findings, Subject};
 use crate::sys;
 use freezer::Freezer;
 
@@ -104,6 +106,9 @@ pub fn end(
         address: address.clone(),
         kill_first: has_locks && target.is_same_machine(),
     };
+    if options.restore && options.no_kill_first && hand_over.kill_first {
+        return Err(refuse_kill_first(root.pid));
+    }
     let outcome = if options.restore { hand_over.restore() } else { hand_over.kill() };
     if !options.restore && outcome.is_ok() {
         target.close()?;
@@ -111,6 +116,17 @@ pub fn end(
     // Lifts our own stop: a source that was not killed runs on, or lies in the lasting freeze.
     drop(frozen);
     outcome
+}
+
+/// Says that the locks of a process need its death before its restore, which the user does not want.
+pub fn refuse_kill_first(pid: Pid) -> DumpError {
+    let mut findings = Findings::default();
+    findings.refuse(
+        Subject::Process(pid),
+        "it holds file locks that the destination, on the same kernel, cannot take while it lies frozen here",
+        "leave --no-kill-first out: it is then killed once its sealed images are the copy, and restored from them",
+    );
+    DumpError::from_findings(findings)
 }
 
 fn signal(root: &Root, signal: i32) -> Result<(), DumpError> {

@@ -1,15 +1,21 @@
 //! Where the images go: a local directory or a session at a page server, behind one seam.
 
+use std::path::Path;
+
 use godwit_page_server::store::local::{LocalDir, LocalOptions};
 use godwit_page_server::store::sink::Sink;
+use godwit_wire::error::Code;
 use godwit_wire::plan::PAGE_SIZE;
 use godwit_wire::quic::Identity;
 
 use crate::error::DumpError;
-use crate::link::{Link, LinkOptions, RemoteSink, SessionWish};
+use crate::link::{Link, LinkError, LinkOptions, RemoteSink, SessionWish};
 use crate::options::{Destination, Options, RestorePidns};
 use crate::prepare::root::Root;
 use crate::procfs::stat;
+
+/// Names that are tried for a session without a name of the user's: `PID-STARTTIME`, then with `-2` and so on.
+const ATTEMPTS_MAX: u32 = 100;
 
 /// An opened destination.
 pub enum Target {
@@ -39,19 +45,28 @@ impl Target {
                 Ok(Target::Local { store, name: images_dir.display().to_string() })
             }
             Destination::Remote { address, keys, name } => {
-                let link = Link::connect(address, &Identity::client(keys), LinkOptions::default())?;
-                let memory = stat::read(root.pid)?.rss_pages * PAGE_SIZE;
-                Ok(Target::Remote(link.open_session(SessionWish {
+                let mut wish = SessionWish {
                     name: name.clone().unwrap_or_else(|| root.default_session()),
                     pid: root.pid.as_raw() as u32,
                     start_time: root.start_time,
                     boot_id: root.boot_id.clone(),
                     want_restore: options.restore,
                     restore_pidns: pidns(options.restore_pidns).into(),
-                    memory_estimate_bytes: memory,
+                    memory_estimate_bytes: stat::read(root.pid)?.rss_pages * PAGE_SIZE,
                     restore_options: Vec::new(),
                     go_on: false,
-                })?))
+                };
+                let default = wish.name.clone();
+                for attempt in 2..=ATTEMPTS_MAX {
+                    match open_remote(address, keys, &wish) {
+                        // An earlier attempt on this process left rounds there, or is just ending.
+                        Err(error) if name.is_none() && error.code() == Some(Code::NameTaken) => {
+                            wish.name = format!("{default}-{attempt}");
+                        }
+                        opened => return Ok(Target::Remote(opened?)),
+                    }
+                }
+                Ok(Target::Remote(open_remote(address, keys, &wish)?))
             }
         }
     }
@@ -129,6 +144,10 @@ impl Target {
             Target::Remote(sink) => Ok(sink.link().close_session()?),
         }
     }
+}
+
+fn open_remote(address: &str, keys: &Path, wish: &SessionWish) -> Result<RemoteSink, LinkError> {
+    Link::connect(address, &Identity::client(keys), LinkOptions::default())?.open_session(wish.clone())
 }
 
 fn pidns(choice: RestorePidns) -> crate::link::RestorePidns {

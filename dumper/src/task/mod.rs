@@ -20,9 +20,8 @@ use godwit_wire::image::rlimit::RlimitEntry;
 
 use crate::error::DumpError;
 use crate::procfs::stat::Stat;
-use crate::procfs::{attr, status};
+use crate::procfs::{attr, limits, status};
 use crate::sys::ptrace::SignalQueue;
-use crate::sys::rlimit;
 use asked::TaskSays;
 
 /// Task states of `task_core_entry` (criu/include/image.h).
@@ -37,7 +36,7 @@ mod state {
 /// if it was stopped.
 ///
 /// # Errors
-/// When `/proc` or `prlimit` does not tell.
+/// When `/proc` does not tell.
 pub fn task_core(
     pid: Pid,
     stat: &Stat,
@@ -66,13 +65,10 @@ pub fn task_core(
     })
 }
 
+/// Read from `/proc`: `prlimit` on another user's process needs CAP_SYS_RESOURCE, which even root may lack.
 fn rlimits(pid: Pid) -> Result<TaskRlimitsEntry, DumpError> {
-    let one = |resource| {
-        let limit = rlimit::get(pid, resource)
-            .map_err(|errno| DumpError::sys(format!("process {pid}"), "prlimit", errno))?;
-        Ok(RlimitEntry { cur: limit.soft, max: limit.hard })
-    };
-    Ok(TaskRlimitsEntry { rlimits: (0..rlimit::RESOURCES).map(one).collect::<Result<_, DumpError>>()? })
+    let entries = limits::read(pid)?.map(|limit| RlimitEntry { cur: limit.soft, max: limit.hard });
+    Ok(TaskRlimitsEntry { rlimits: entries.to_vec() })
 }
 
 /// Working directory, root directory and umask (images/fs.proto).

@@ -13,6 +13,7 @@ use godwit_wire::image::vma::VmaEntry;
 use super::files::{FileTable, reg};
 use crate::error::DumpError;
 use crate::procfs::maps::Vma;
+use crate::procfs::ns;
 use crate::refusal::{Findings, Subject};
 
 /// Status bits of a mapping (criu/include/image.h).
@@ -272,11 +273,14 @@ pub fn check_special_files(pid: Pid, findings: &mut Findings) {
             );
         }
     }
-    if !Path::new(&format!("/proc/{pid}/root")).read_link().is_ok_and(|root| root == Path::new("/")) {
+    let changed =
+        Path::new(&format!("/proc/{pid}/root")).read_link().is_ok_and(|root| root != Path::new("/"));
+    let mounts = |pid| ns::read(pid, ns::Kind::Mnt).ok();
+    if changed && mounts(pid) != mounts(Pid::this()) {
         findings.refuse(
             Subject::Process(pid),
-            "it runs in a root directory of its own (chroot)",
-            "run it without chroot, or godwit inside it",
+            "it changed its root directory (chroot) inside another mount namespace",
+            "run it in the root directory of that namespace",
         );
     }
 }

@@ -28,10 +28,18 @@ pub fn check_path(pid: Pid, target: &Path, expected: &FileStat, subject: Subject
     findings.refuse(subject, why, "put the file back under its path, or let the program open it anew");
 }
 
-/// A path in the task's root, as the dumper reaches it.
+/// A path of the task's, as a link in `/proc` shows it to the dumper, in a form that the dumper can open.
+///
+/// The link shows the whole path, also to a task in a root directory of its own (chroot), since restore opens files
+/// before it changes the root. A task in the root of its mount namespace is gone to through its own root, which may be
+/// another mount namespace than ours.
 pub fn in_root(pid: Pid, target: &Path) -> PathBuf {
-    let inside = target.strip_prefix("/").unwrap_or(target);
-    Path::new(&format!("/proc/{pid}/root")).join(inside)
+    let root = PathBuf::from(format!("/proc/{pid}/root"));
+    let is_changed = std::fs::read_link(&root).is_ok_and(|root| root != Path::new("/"));
+    if is_changed {
+        return target.to_owned();
+    }
+    root.join(target.strip_prefix("/").unwrap_or(target))
 }
 
 /// The entry of an open file.
