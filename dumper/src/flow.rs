@@ -81,12 +81,14 @@ struct Host {
     origin: Origin,
     cgroup: String,
     losses: Vec<Loss>,
+    stats: DumpStats,
 }
 
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::RaiseLimits, limits::raise)?;
     let root = steps.run(Step::RootItem, || Root::open(options.pid))?;
     steps.run(Step::PreDumpScripts, || scripts::run(&options.action_scripts, Hook::PreDump, options.pid))?;
+    let stats = steps.run(Step::InitStats, || Ok(DumpStats::default()))?;
     let plugins = steps.run(Step::Plugins, || Ok(PluginsEntry::default()))?;
     steps.run(Step::Kerndat, kerndat::probe)?;
     let mut findings = Findings::default();
@@ -104,7 +106,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
         return Err(handover::refuse_kill_first(root.pid));
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
-    Ok(Host { root, layout, inventory, target, origin, cgroup, losses })
+    Ok(Host { root, layout, inventory, target, origin, cgroup, losses, stats })
 }
 
 fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
@@ -317,7 +319,7 @@ fn finish(
     for image in locks.into_iter().chain(state.table.images()?).chain(others) {
         images.put(image)?;
     }
-    let mut stats = rounds::stats(&listed, &sent);
+    let mut stats = rounds::count(host.stats, &listed, &sent);
     (stats.freezing, stats.memdump) = (stopped.freezing, memdump);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     images.put(stats.image()?)?;

@@ -232,13 +232,13 @@ pub fn report(round: u32, listed: &Listed, sent: &SentPages, took: Duration, fsy
     }
 }
 
-/// Counts for `stats-dump`.
-pub fn stats(listed: &Listed, sent: &SentPages) -> DumpStats {
+/// Counts the pages of a set into `stats`.
+pub fn count(stats: DumpStats, listed: &Listed, sent: &SentPages) -> DumpStats {
     let all: u64 = listed.plan.runs.iter().map(|run| run.nr_pages).sum();
     DumpStats {
         pages_scanned: all,
         pages_skipped_parent: all - listed.plan.slots(),
         pages_written: sent.data_pages + sent.zero_pages,
-        ..DumpStats::default()
+        ..stats
     }
 }
