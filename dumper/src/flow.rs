@@ -216,7 +216,8 @@ struct Says {
 /// Every question that only the task itself can answer. Afterwards no memory of it is borrowed.
 fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
     let pid = frozen.pid();
-    let timers = timers::read(pid)?;
+    let mut timers = timers::read(pid)?; // newest first; restore makes them in the order of the image, by rising id
+    timers.sort_by_key(|timer| timer.id);
     let inside = |tid: i32| status::read_thread(pid, Pid::from_raw(tid)).ok()?.ns_pid.last().copied();
     let mut threads = Vec::with_capacity(frozen.threads().len());
     let mut leader = frozen.remote(pid)?;
