@@ -1,6 +1,6 @@
 //! A real criu restores a real process: held, let run, aborted; server, criu and init killed at bad moments. The
 //! victim's own log is the judge: one count, never two at a time.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 
@@ -337,6 +337,38 @@ fn a_failure_after_commit_keeps_the_images() {
         "nothing is undone after a commit"
     );
     bench.check_nothing_left();
+    // The operator mends the images and restores them.
+    std::fs::rename(bench.dumped.dir().join("pstree.img"), bench.dumped.images.join("pstree.img")).unwrap();
+    handover.prepare_again("mended").unwrap();
+    handover.restore().unwrap();
+    handover.commit(1).unwrap();
+    bench.dumped.wait_running();
+    bench.dumped.check_one_life();
+}
+
+/// The tree was lost while it was held, the source committed, and the server died while it restored the tree anew:
+/// nothing may be aborted, since the source's tree is dead.
+#[test]
+fn a_commit_is_carried_out_by_the_next_server() {
+    let Some(criu) = require("a_commit_is_carried_out_by_the_next_server", "4.2") else { return };
+    let _one = one_at_a_time();
+    for record in [Event::Committing, Event::Restoring] {
+        let bench = Bench::new(&criu);
+        let mut handover = bench.handover();
+        handover.restore().unwrap().init.kill(Duration::from_secs(5)).unwrap();
+        drop(handover);
+        let mut journal = Journal::open(&bench.state_dir(), "id").unwrap();
+        journal.append(Event::Committing, Facts::default()).unwrap();
+        if record == Event::Restoring {
+            journal.append(record, Facts::default()).unwrap();
+        }
+        drop(journal);
+        let found = bench.recover();
+        assert_eq!(found.state, Some(Event::Done), "{}", found.text);
+        bench.dumped.wait_running();
+        bench.dumped.check_one_life();
+        assert_eq!(processes_of(&bench.dumped.dir().join("victim")).len(), 1);
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Rounds of random memory through both front doors: what is read back through the chain is the memory.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 
@@ -139,13 +139,13 @@ fn a_slot_is_filled_once_and_on_purpose() {
     for name in ["pages-1.img", "pagemap-17.img", "../x.img", "parent", "godwit-manifest.img"] {
         assert!(refused(session.image(2, name, Bytes::from_static(b"x"))), "{name}");
     }
-    assert_eq!(session.missing(2, 8).unwrap(), [(1, vec![256..300])]);
+    assert_eq!(format!("{:?}", session.missing(2, 8).unwrap()), "[(1, [256..300])]");
     let early = session.seal(2, &round.manifest).unwrap_err();
     assert!(matches!(&early, SinkError::Incomplete { what, .. } if what.contains("256..300")), "{early}");
     // The last page is announced as the same, but the base does not hold it.
     fill(256, data_of(&all[256..299])).unwrap();
     match fill(299, Content::Same { hashes: hashes_of(&[299]) }) {
-        Err(SinkError::WantData { slots, .. }) => assert_eq!(slots, [299..300]),
+        Err(SinkError::WantData { slots, .. }) => assert_eq!(format!("{slots:?}"), "[299..300]"),
         other => panic!("{other:?}"),
     }
     fill(299, data_of(&[1299])).unwrap();

@@ -1,6 +1,6 @@
 //! The program stopped, or the power cut, at every disk operation: afterwards there is the whole new image or none
 //! of it, what was acknowledged is there, and the store can go on.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 

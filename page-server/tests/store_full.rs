@@ -1,6 +1,6 @@
 //! No space left, or a failed sync, at every disk operation: the call says so, nothing half done carries a final
 //! name, and the same dump succeeds when there is space again.
-#![allow(missing_docs)]
+#![allow(missing_docs, clippy::unwrap_used)]
 
 mod support;
 

@@ -29,7 +29,7 @@ use std::ffi::OsString;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use godwit_wire::control::RestorePidns;
@@ -313,17 +313,32 @@ impl Handover {
         self.check_token(token)?;
         match self.state() {
             Some(Event::Done) => return Ok(self.running(start)),
-            Some(Event::Running) => {}
-            Some(Event::Restored) => {
-                if self.held().is_none() {
-                    self.attempt(Event::Failed)?;
-                    self.check_token(token)?;
-                }
-                self.note(Event::Running, Facts::default())?;
-            }
+            // What was let go before may have run: it is never restored a second time.
+            Some(Event::Running) => return self.see_to_end(start),
+            Some(Event::Restored | Event::Committing) => {}
+            Some(Event::Restoring) if self.is_forward_only() => {}
             _ => return Err(self.wrong_state("be committed")),
         }
-        self.let_go(start)
+        for _ in 0..RELEASES_MAX {
+            if self.held().is_none() {
+                // From here on a server that comes up must not abort: the source's tree is dead.
+                self.note(Event::Committing, Facts::default())?;
+                self.attempt(Event::Failed)?;
+                self.check_token(token)?;
+            }
+            self.note(Event::Running, Facts::default())?;
+            match self.attempt.as_ref().map(Attempt::release) {
+                Some(Ok(true)) => return self.see_to_end(start),
+                // Nobody took the word, and none was given before: the tree was lost while it was held.
+                Some(Ok(false)) | None => {}
+                Some(Err(e)) => return self.fail(Event::Failed, e.to_string(), self.log_tail()),
+            }
+        }
+        self.fail(
+            Event::Failed,
+            format!("its tree was lost {RELEASES_MAX} times while it was held"),
+            self.log_tail(),
+        )
     }
 
     /// Kills what was restored, if anything (`aborted`). Repeating it is no error.
@@ -334,11 +349,27 @@ impl Handover {
     pub fn abort(&mut self, reason: &str) -> Result<(), HandoverError> {
         match self.state() {
             Some(Event::Aborted) => return Ok(()),
-            Some(Event::Open | Event::Prepared | Event::Restoring | Event::Restored) => {}
+            Some(Event::Open | Event::Prepared | Event::Restoring | Event::Restored)
+                if !self.is_forward_only() => {}
             _ => return Err(self.wrong_state("be aborted")),
         }
         self.kill_attempt()?;
         self.note(Event::Aborted, Facts { text: Some(reason.to_owned()), ..Facts::default() })
+    }
+
+    /// An operator takes back that a session was aborted or failed, since the source's tree is dead and the images
+    /// are the only copy (`prepared`). What may be left of its restore is killed first.
+    ///
+    /// # Errors
+    /// [`HandoverError::State`] unless the session was aborted or failed; [`HandoverError::NotKilled`],
+    /// [`HandoverError::Journal`].
+    pub fn prepare_again(&mut self, reason: &str) -> Result<(), HandoverError> {
+        if !matches!(self.state(), Some(Event::Aborted | Event::Failed)) {
+            return Err(self.wrong_state("be prepared again"));
+        }
+        self.kill_attempt()?;
+        self.cancel.store(false, Ordering::SeqCst);
+        self.note(Event::Prepared, Facts { text: Some(reason.to_owned()), ..Facts::default() })
     }
 
     /// The session needs nothing more (`released`): its images are the operator's.
@@ -403,14 +434,18 @@ impl Handover {
                     pid_ns_inode: process::pid_namespace(held.init.pid).ok(),
                     ..Facts::default()
                 };
-                self.note(Event::Restored, facts)?;
+                if let Err(e) = self.note(Event::Restored, facts) {
+                    // Nobody would find what the journal does not name.
+                    self.kill_attempt()?;
+                    return Err(e);
+                }
                 let restore_us = start.elapsed().as_micros() as u64;
                 Ok(Restored { root: held.root, init: held.init, own_pidns, restore_us })
             }
             Err(RestoreError::Journal(e)) => Err(e.into()),
             Err(RestoreError::Io(e)) => {
                 let reason = e.to_string();
-                let log_tail = self.attempt.as_ref().map(|a| a.work.log_tail()).unwrap_or_default();
+                let log_tail = self.log_tail();
                 self.kill_attempt()?;
                 self.fail(on_failure, reason, log_tail)
             }
@@ -465,31 +500,35 @@ impl Handover {
         })
     }
 
-    /// The journal says `running`: releases, again if need be, and waits for criu's end.
-    fn let_go(&mut self, start: Instant) -> Result<Running, HandoverError> {
+    /// The journal says `running`: gives the word again, should the hook still wait for it, and waits for criu's end.
+    fn see_to_end(&mut self, start: Instant) -> Result<Running, HandoverError> {
         let Some(attempt) = &self.attempt else {
             return self.fail(
                 Event::Failed,
-                "the held tree is lost with its host's last boot".into(),
+                "its processes are lost with the host's last boot".into(),
                 String::new(),
             );
         };
-        let released = attempt.outcome().and_then(|outcome| match outcome {
-            None => attempt.release(),
-            Some(_) => Ok(true),
-        });
-        // A hook that does not listen any more may have heard an earlier release.
-        let ended = released.and_then(|_| attempt.wait_outcome());
-        match ended {
+        let released = match attempt.outcome() {
+            Ok(None) => attempt.release().map(drop),
+            other => other.map(drop),
+        };
+        match released.and_then(|()| attempt.wait_outcome()) {
             Ok(()) => {
                 self.note(Event::Done, Facts::default())?;
                 Ok(self.running(start))
             }
-            Err(e) => {
-                let log_tail = attempt.work.log_tail();
-                self.fail(Event::Failed, e.to_string(), log_tail)
-            }
+            Err(e) => self.fail(Event::Failed, e.to_string(), self.log_tail()),
         }
+    }
+
+    fn log_tail(&self) -> String {
+        self.attempt.as_ref().map(|attempt| attempt.work.log_tail()).unwrap_or_default()
+    }
+
+    /// Whether the source's tree is known to be dead: nothing may be aborted any more.
+    fn is_forward_only(&self) -> bool {
+        self.journal.has(Event::Committing) || self.journal.has(Event::Running)
     }
 
     fn running(&self, start: Instant) -> Running {
@@ -538,6 +577,9 @@ impl Handover {
         HandoverError::State { session: self.session.clone(), state, step }
     }
 }
+
+/// How often a tree that is lost while it is held is restored anew in one commit.
+const RELEASES_MAX: u32 = 3;
 
 /// Text of a first record: source and destination are one machine, where every pid of the tree is taken.
 const SAME_BOOT: &str = "source and destination share a kernel";

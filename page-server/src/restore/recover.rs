@@ -66,7 +66,7 @@ fn take_up(state_dir: &Path, journal_id: String, settings: &RestoreSettings) -> 
 
 fn settle(handover: &mut Handover) -> Result<String, HandoverError> {
     let text = match handover.state() {
-        Some(Event::Restoring) => {
+        Some(Event::Restoring) if !handover.is_forward_only() => {
             handover.abort("the server died before the tree was restored")?;
             "the half restored tree was killed: the source may let its tree run"
         }
@@ -74,8 +74,9 @@ fn settle(handover: &mut Handover) -> Result<String, HandoverError> {
             true => "the restored tree is held: `godwit session resolve` decides",
             false => "the restored tree was lost while it was held; a commit restores it anew",
         },
-        // The decision was recorded; only the word may not have reached the hook.
-        Some(Event::Running) => {
+        // The decision was recorded; only the word may not have reached the hook, or a lost tree was being restored
+        // anew for it.
+        Some(Event::Running | Event::Committing | Event::Restoring) => {
             let token = handover.current_token()?;
             let running = handover.commit(token)?;
             return Ok(format!("the tree runs, pid {}", running.pid));
