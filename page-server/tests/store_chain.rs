@@ -223,3 +223,33 @@ fn one_living_server_a_directory_and_one_session_a_name() {
     assert!(matches!(LocalDir::create(&local, LocalOptions::default()), Err(StoreError::Foreign { .. })));
     assert!(local.join("disk.img").exists());
 }
+
+#[test]
+fn a_chain_of_hundreds_of_rounds_is_read_again() {
+    let root = tempfile::tempdir().unwrap();
+    let store = Store::open(root.path(), Bounds::default()).unwrap();
+    let session = store.session("s").unwrap();
+    let mut rng = Rng(9);
+    let mut memory = Memory::from([(PageOwner::Task(17), (1..4).map(|i| (0x1000 * i, i)).collect())]);
+    let mut base: Option<Round> = None;
+    for number in 1..=600 {
+        memory.get_mut(&PageOwner::Task(17)).unwrap().insert(0x1000, u64::from(number) + 9);
+        let round = round_of(&memory, number, base.as_ref(), RoundKind::Round, &mut rng);
+        send(&session, &round, &mut rng).unwrap();
+        base = Some(round);
+    }
+    drop((session, store));
+    let store = Store::open(root.path(), Bounds::default()).unwrap();
+    let session = store.session("s").unwrap();
+    let last = round_of(&memory, 601, base.as_ref(), RoundKind::Final, &mut rng);
+    send(&session, &last, &mut rng).unwrap();
+    let disk = RealDisk::open(root.path()).unwrap();
+    assert_eq!(read_back(&disk, Path::new("s/final")), memory);
+    let report = godwit_page_server::store::inspect::inspect(&root.path().join("s/final")).unwrap();
+    assert_eq!(report.chain.len(), 600);
+    assert!(!report.faults.iter().any(|fault| fault.file.contains("parent")), "{:?}", report.faults);
+    let options = LocalOptions { prev_images_dir: Some("../s/round-0600".into()), ..LocalOptions::default() };
+    let local = LocalDir::create(&root.path().join("local"), options).unwrap();
+    let next = round_of(&memory, 601, base.as_ref(), RoundKind::Final, &mut rng);
+    send(&local, &next, &mut rng).unwrap();
+}

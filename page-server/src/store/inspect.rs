@@ -12,7 +12,7 @@ use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PE_LAZY, PageOwner, PagesPlan};
 
 use super::disk::real::RealDisk;
 use super::disk::{Disk, EntryKind, read_all};
-use super::local::CHAIN_LEN_MAX;
+use super::local::{CHAIN_LEN_MAX, behind_link};
 use super::parent::{Level, owner_of};
 use super::{INVENTORY_NAME, MANIFEST_LEN_MAX, MANIFEST_NAME, PARENT_NAME};
 
@@ -237,14 +237,17 @@ impl Inspection {
             if link.is_absolute() {
                 self.note(shown(&dir, PARENT_NAME), "the link is absolute: the directories cannot be moved");
             }
-            dir = dir.join(link);
             if levels.len() == CHAIN_LEN_MAX {
                 return self
                     .fault(PARENT_NAME, format!("the chain is longer than {CHAIN_LEN_MAX} directories"));
             }
-            match RealDisk::open(&dir) {
-                Ok(opened) => disk = Arc::new(opened),
-                Err(e) => return self.fault(PARENT_NAME, format!("{} cannot be opened: {e}", dir.display())),
+            let opened = behind_link(&dir, &link).and_then(|behind| Ok((RealDisk::open(&behind)?, behind)));
+            match opened {
+                Ok((opened, behind)) => (disk, dir) = (Arc::new(opened), behind),
+                Err(e) => {
+                    let text = format!("the link in {} leads to {}: {e}", dir.display(), link.display());
+                    return self.fault(PARENT_NAME, text);
+                }
             }
             self.report.chain.push(dir.clone());
         }

@@ -278,8 +278,7 @@ fn load_chain(dir: &Path, prev: &Path) -> io::Result<Arc<Level>> {
                 "its chain of parent links has more than {CHAIN_LEN_MAX} directories"
             )));
         }
-        // The link was made in the directory it stands in; a dangling one fails below.
-        dirs.push(dirs[dirs.len() - 1].join(link));
+        dirs.push(behind_link(&dirs[dirs.len() - 1], &link)?);
     }
     let mut level: Option<Arc<Level>> = None;
     for dir in dirs.iter().rev() {
@@ -287,6 +286,12 @@ fn load_chain(dir: &Path, prev: &Path) -> io::Result<Arc<Level>> {
         level = Some(Arc::new(Level::load(Arc::new(disk), PathBuf::new(), level)?));
     }
     level.ok_or_else(|| invalid("it names no directory".into()))
+}
+
+/// The directory that a `parent` link in `dir` leads to. Without resolving, the names of a long chain would add up
+/// to a path that no system call takes.
+pub(crate) fn behind_link(dir: &Path, link: &Path) -> io::Result<PathBuf> {
+    std::fs::canonicalize(dir.join(link))
 }
 
 fn read_link(path: &Path) -> io::Result<Option<PathBuf>> {

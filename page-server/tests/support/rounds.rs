@@ -59,6 +59,16 @@ pub struct Round {
     pub memory: Memory,
 }
 
+impl Round {
+    /// Gives an image other bytes, in the manifest too.
+    pub fn replace_image(&mut self, name: &str, bytes: Bytes) {
+        let image = self.images.iter_mut().find(|(image, _)| image == name).unwrap();
+        image.1 = bytes.clone();
+        let digest = self.manifest.files.iter_mut().find(|file| file.name == name).unwrap();
+        *digest = FileDigest::of(name, &bytes);
+    }
+}
+
 /// Makes the round of `memory` that builds on `base`: pages that are the same there are called unchanged, most of
 /// the time.
 pub fn round_of(memory: &Memory, number: u32, base: Option<&Round>, kind: RoundKind, rng: &mut Rng) -> Round {
