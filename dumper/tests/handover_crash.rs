@@ -239,6 +239,13 @@ fn play(crash: &Crash) -> Outcome {
         }
     }
     let finished = running.finish(Duration::ZERO);
+    // A server that dies behind its last message does so a moment after the source has ended.
+    if crash.side == Side::Destination && !crash.is_cut() {
+        let until = Instant::now() + Duration::from_secs(2);
+        while play.server.running.ended().is_none() && died.is_none() && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
     let server_died = play.server.running.ended().is_some() || died.is_some();
     // A case in which nothing went wrong tests nothing. A cut of a message that has come leaves no other trace.
     if !crash.is_cut() {

@@ -10,7 +10,7 @@ use support::child::eventually;
 use support::lab::{BOTH, CriuVersion};
 use support::moved;
 use support::product::Server;
-use support::victim::{Libc, Verdict, Victim};
+use support::victim::{Libc, Verdict, Victim, session_leader};
 use support::{Scene, Witness};
 
 /// A neighbour that keeps the processors busy while the others are moved.
@@ -69,8 +69,8 @@ fn cpython_with_threads_and_a_large_heap() {
     for version in BOTH {
         let scene = Scene::new("python");
         std::fs::write(scene.dir().join("program.py"), PYTHON).unwrap();
-        let mut python = Command::new("setsid");
-        python.arg("/usr/bin/python3").arg(scene.dir().join("program.py")).arg("512");
+        let mut python = session_leader("/usr/bin/python3");
+        python.arg(scene.dir().join("program.py")).arg("512");
         let mut victim = Victim::start_command(&scene, "python", python);
         assert_eq!(move_and_check(&scene, &mut victim, version), Verdict::Ok, "CRIU {}", version.text());
     }
@@ -101,8 +101,8 @@ fn a_sqlite3_writer_in_wal_mode() {
         let scene = Scene::new("sqlite");
         let script = scene.dir().join("script.sql");
         std::fs::write(&script, sql()).unwrap();
-        let mut shell = Command::new("setsid");
-        shell.args(["sh", "-c", "exec sqlite3 -bail rows.db < \"$0\""]).arg(&script);
+        let mut shell = session_leader("sh");
+        shell.args(["-c", "exec sqlite3 -bail rows.db < \"$0\""]).arg(&script);
         let mut victim = Victim::start_command(&scene, "sqlite", shell);
         let rows = |victim: &Victim| -> usize {
             let mut count = Command::new("sqlite3");

@@ -64,6 +64,16 @@ pub enum Verdict {
     Lost(String),
 }
 
+/// A program to start as the leader of a session, without descriptors that this process itself was started with and
+/// that a runner forgot to close.
+pub fn session_leader(program: &str) -> Command {
+    const ALONE: &str = "for fd in /proc/$$/fd/*; do fd=${fd##*/}; if [ $fd -gt 2 ]; then eval \"exec $fd>&-\"; fi; \
+        done; exec setsid \"$0\" \"$@\"";
+    let mut command = Command::new("bash");
+    command.args(["-c", ALONE, program]);
+    command
+}
+
 /// A running victim that this process started. Killed when dropped.
 pub struct Victim {
     child: Child,
