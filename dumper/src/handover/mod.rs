@@ -282,7 +282,9 @@ impl HandOver<'_> {
         match outcome {
             Ok(pid) => {
                 let running_at = Some(Instant::now());
+                point("source.before.released", &self.session_id())?;
                 held.note(Event::Released, Facts::default())?;
+                point("source.after.released", &self.session_id())?;
                 let pid = if pid == 0 { restored.pid } else { pid };
                 Ok(HandedOver { restored_pid: Some(pid as i32), running_at })
             }

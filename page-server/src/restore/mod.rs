@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use godwit_wire::control::RestorePidns;
+use godwit_wire::fault;
 use godwit_wire::journal::{Event, Facts, Journal, JournalError, Summary};
 
 use attempt::{Attempt, Held};
@@ -465,7 +466,7 @@ impl Handover {
             boot_id: process::boot_id().ok(),
             ..Facts::default()
         };
-        self.journal.append(Event::Restoring, facts)?;
+        self.note(Event::Restoring, facts)?;
         // Also what fails to start may have left an init: it can be found and killed.
         self.attempt = Some(Attempt::find(work.clone())?);
         let attempt = self.attempt.insert(Attempt::start(work, plan)?);
@@ -568,8 +569,20 @@ impl Handover {
     }
 
     fn note(&mut self, event: Event, facts: Facts) -> Result<(), HandoverError> {
+        self.point("before", event)?;
         self.journal.append(event, facts)?;
-        Ok(())
+        self.point("after", event)
+    }
+
+    /// A place beside a record where tests make the server fail.
+    fn point(&self, when: &str, event: Event) -> Result<(), HandoverError> {
+        if !fault::any_armed() {
+            return Ok(());
+        }
+        fault::point(&format!("destination.{when}.{}", event.word())).map_err(|injected| {
+            let path = self.journal.path().to_owned();
+            JournalError::Io { op: "writing", path, source: io::Error::other(injected) }.into()
+        })
     }
 
     fn wrong_state(&self, step: &'static str) -> HandoverError {
