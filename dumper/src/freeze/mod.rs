@@ -3,5 +3,6 @@
 //! [`seize::seize`] stops the threads of a process and gives the guard [`seize::Frozen`], whose drop lets them run on.
 
 mod error;
+mod restart;
 mod rseq;
 pub mod seize;

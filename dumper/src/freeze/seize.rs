@@ -5,6 +5,7 @@
 //! interrupted system call is continued at the detach. All requests must come from the thread that seized.
 
 use std::cell::{Cell, OnceCell};
+use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -13,6 +14,7 @@ use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 
 pub use super::error::FreezeError;
+use super::restart::Restarts;
 use super::rseq;
 pub use super::rseq::{Rseq, Section};
 use crate::procfs::tree::{self, Doing};
@@ -56,6 +58,8 @@ pub struct Frozen {
     pid: Pid,
     pidfd: OwnedFd,
     threads: Vec<Thread>,
+    /// Whether these are all threads of the process.
+    whole: bool,
     surroundings: OnceCell<Surroundings>,
     not_send: PhantomData<*const ()>,
 }
@@ -68,6 +72,7 @@ pub fn seize(pid: Pid) -> Result<Frozen, FreezeError> {
 /// Stops every thread of process `pid` within `limit`, or lets them all run on and says why.
 pub fn seize_within(pid: Pid, limit: Duration) -> Result<Frozen, FreezeError> {
     let mut seizing = Seizing::begin(pid, limit)?;
+    seizing.restarts = Restarts::look(pid, &seizing.list()?);
     loop {
         let fresh: Vec<Pid> = seizing.list()?.into_iter().filter(|tid| !seizing.has(*tid)).collect();
         if fresh.is_empty() {
@@ -85,7 +90,7 @@ pub fn seize_within(pid: Pid, limit: Duration) -> Result<Frozen, FreezeError> {
         let alone = seizing.taken.stopped.is_empty();
         return Err(if alone { FreezeError::Died { pid } } else { FreezeError::LeaderExited { pid } });
     }
-    seizing.complete()
+    seizing.complete(true)
 }
 
 /// Stops one thread of process `pid`, the one that notices least; the others run.
@@ -97,16 +102,17 @@ pub fn seize_one(pid: Pid) -> Result<Frozen, FreezeError> {
     let mut tids = seizing.list()?;
     tids.sort_by_key(|tid| match tree::syscall(pid, *tid) {
         Ok(Doing::Running) => 0,
-        Ok(Doing::Syscall { nr }) if !arch::may_end_by_stop(nr) => 1,
+        Ok(Doing::Syscall { nr, .. }) if !arch::may_end_by_stop(nr) => 1,
         Ok(Doing::Blocked) => 2,
         Ok(Doing::Syscall { .. }) => 3,
         Err(_) => 4,
     });
     for tid in tids {
+        seizing.restarts = Restarts::look(pid, &[tid]);
         seizing.attach(tid)?;
         seizing.await_stops()?;
         if seizing.has(tid) {
-            return seizing.complete();
+            return seizing.complete(false);
         }
     }
     Err(FreezeError::Died { pid })
@@ -117,6 +123,9 @@ struct Seizing {
     pid: Pid,
     pidfd: OwnedFd,
     taken: Taken,
+    restarts: Restarts,
+    /// How often each thread was let run for a moment.
+    moments: HashMap<Pid, u32>,
     limit: Duration,
     deadline: Instant,
 }
@@ -158,7 +167,16 @@ impl Seizing {
             Errno::ESRCH => FreezeError::NoProcess { pid },
             source => FreezeError::Ptrace { tid: pid, request: "pidfd_open", source },
         })?;
-        Ok(Seizing { pid, pidfd, taken: Taken::default(), limit, deadline: Instant::now() + limit })
+        let deadline = Instant::now() + limit;
+        Ok(Seizing {
+            pid,
+            pidfd,
+            taken: Taken::default(),
+            restarts: Restarts::default(),
+            moments: HashMap::new(),
+            limit,
+            deadline,
+        })
     }
 
     fn has(&self, tid: Pid) -> bool {
@@ -210,6 +228,11 @@ impl Seizing {
             for tid in std::mem::take(&mut self.taken.interrupted) {
                 match crate::sys::wait::try_wait(tid) {
                     Ok(None | Some(Status::Continued)) => self.taken.interrupted.push(tid),
+                    Ok(Some(Status::Stopped { signal: libc::SIGTRAP, event: ptrace::EVENT_STOP }))
+                        if self.needs_a_moment(tid) =>
+                    {
+                        self.taken.interrupted.push(tid);
+                    }
                     Ok(Some(Status::Stopped { signal, event: ptrace::EVENT_STOP })) => {
                         self.taken
                             .stopped
@@ -234,6 +257,38 @@ impl Seizing {
         Ok(())
     }
 
+    /// Lets a thread run for a moment whose state is not fit to be kept; whether it was one.
+    ///
+    /// Either a killed dumper left it in one of our frames, which it is about to go back through. Or it was on its
+    /// way back into a wait that an earlier stop had interrupted, so that nobody could see which.
+    fn needs_a_moment(&mut self, tid: Pid) -> bool {
+        /// What looks so for so long is something else.
+        const MOMENTS_MAX: u32 = 1000;
+        const MOMENT: Duration = Duration::from_micros(100);
+        let pid = self.pid;
+        let Ok(regs) = ptrace::regs(tid) else { return false };
+        let in_frame = || {
+            let mut around = [0u8; arch::HEALING_BYTES];
+            let piece = Remote { addr: regs.rsp.checked_sub(8)?, len: around.len() };
+            let count = process_vm::read(pid, &[piece], &mut around).ok()?;
+            (count == around.len() && arch::is_healing(&around)).then_some(())
+        };
+        let unknown_wait = arch::needs_restarted_call(&regs) && self.restarts.call(pid, tid, &regs).is_none();
+        if !unknown_wait && in_frame().is_none() {
+            return false;
+        }
+        let moments = self.moments.entry(tid).or_default();
+        if *moments >= MOMENTS_MAX || ptrace::cont(tid, 0).is_err() {
+            return false;
+        }
+        // A wait that nothing names is let go a few times only.
+        *moments += if unknown_wait { MOMENTS_MAX / 4 } else { 1 };
+        std::thread::sleep(MOMENT);
+        self.restarts.look_again(pid, tid);
+        let _ = ptrace::interrupt(tid);
+        true
+    }
+
     /// Errs when time is up, and drops a first thread that has ended: the kernel reports that only with the last.
     fn look_at_stragglers(&mut self, pause: &Pause) -> Result<(), FreezeError> {
         if !pause.is_sleeping() {
@@ -256,11 +311,11 @@ impl Seizing {
     }
 
     /// Saves the state of every stopped thread.
-    fn complete(mut self) -> Result<Frozen, FreezeError> {
+    fn complete(mut self, whole: bool) -> Result<Frozen, FreezeError> {
         let pid = self.pid;
         let mut threads = Vec::with_capacity(self.taken.stopped.len());
         for (tid, group_stop) in &self.taken.stopped {
-            match Thread::save(pid, *tid, *group_stop) {
+            match Thread::save(pid, *tid, *group_stop, &self.restarts) {
                 Ok(thread) => threads.push(thread),
                 // Killed while it was stopped.
                 Err(FreezeError::Ptrace { source: Errno::ESRCH, .. }) if *tid != pid => {}
@@ -277,7 +332,7 @@ impl Seizing {
         // From here on the guard undoes it.
         self.taken.stopped.clear();
         let surroundings = OnceCell::new();
-        Ok(Frozen { pid, pidfd: self.pidfd, threads, surroundings, not_send: PhantomData })
+        Ok(Frozen { pid, pidfd: self.pidfd, threads, whole, surroundings, not_send: PhantomData })
     }
 }
 
@@ -320,7 +375,7 @@ fn traced(pid: Pid, tid: Pid, tracer: i32) -> FreezeError {
 
 impl Thread {
     /// Reads everything that a later remote call would disturb.
-    fn save(pid: Pid, tid: Pid, group_stop: Option<i32>) -> Result<Thread, FreezeError> {
+    fn save(pid: Pid, tid: Pid, group_stop: Option<i32>, restarts: &Restarts) -> Result<Thread, FreezeError> {
         let failed = |request| move |source| FreezeError::Ptrace { tid, request, source };
         let regs = ptrace::regs(tid).map_err(|errno| match errno {
             Errno::EINVAL => FreezeError::Compat { pid, tid },
@@ -332,9 +387,7 @@ impl Thread {
 
         let abort = rseq.as_ref().and_then(|rseq| rseq.abort_ip(regs.rip));
         let resumed = arch::resumed(&regs, abort);
-        let restarted =
-            arch::needs_restarted_call(&resumed).then(|| restarted_call(pid, resumed.rip)).flatten();
-        let settled = arch::settled(&resumed, restarted);
+        let settled = arch::settled(&resumed, restarts.call(pid, tid, &resumed));
         if resumed != regs {
             // At once, so that it also holds for a dumper that is killed before it detaches.
             ptrace::set_regs(tid, &resumed).map_err(failed("PTRACE_SETREGSET"))?;
@@ -372,14 +425,6 @@ fn read_xstate(tid: Pid) -> nix::Result<Vec<u8>> {
         }
         room *= 2;
     }
-}
-
-/// The call that `restart_syscall` stands for, from the code before its instruction.
-fn restarted_call(pid: Pid, rip: u64) -> Option<u64> {
-    let mut code = [0u8; 7];
-    let (addr, len) = (rip.checked_sub(7)?, code.len());
-    let count = process_vm::read(pid, &[Remote { addr, len }], &mut code).ok()?;
-    (count == len).then(|| arch::restarted_call(&code)).flatten()
 }
 
 impl Frozen {
@@ -447,7 +492,7 @@ impl Frozen {
         if let Some(known) = self.surroundings.get() {
             return Ok(known);
         }
-        let found = Surroundings::of(self.pid)?;
+        let found = Surroundings::of(self.pid, self.whole)?;
         Ok(self.surroundings.get_or_init(|| found))
     }
 

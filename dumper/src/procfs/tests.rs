@@ -179,7 +179,12 @@ fn small_files() {
     assert!(auxv::parse(&[0; 20]).is_err());
     assert_eq!(tree::parse_children(fixture!("children")).unwrap().len(), 2);
     assert_eq!(tree::parse_children(b"").unwrap(), []);
-    assert_eq!(tree::parse_syscall(fixture!("syscall")).unwrap(), tree::Doing::Syscall { nr: 34 });
+    let tree::Doing::Syscall { nr, args, sp, pc } = tree::parse_syscall(fixture!("syscall")).unwrap() else {
+        panic!("it was in pause(2)")
+    };
+    assert_eq!((nr, args[0], args[2]), (34, 3, 0));
+    assert!(sp > args[1] - 4096 && pc > 0x7f00_0000_0000);
+    assert!(tree::parse_syscall(b"34 0x1 0x2\n").is_err());
     assert_eq!(tree::parse_syscall(b"running\n").unwrap(), tree::Doing::Running);
     assert_eq!(tree::parse_syscall(b"-1 0x7ffc 0x7f\n").unwrap(), tree::Doing::Blocked);
     assert!(host::parse_uptime(fixture!("uptime")).unwrap() > 1_000_000);

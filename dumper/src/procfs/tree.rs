@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
-use super::fields::{decimal, words};
+use super::fields::{decimal, unsigned, words};
 use super::{LONG_BYTES, ParseError, ProcfsError, SHORT_BYTES, read_parsed};
 
 /// The threads of a process, in rising order (/proc/PID/task).
@@ -34,21 +34,35 @@ pub enum Doing {
     Running,
     /// Blocked outside a system call (a page fault).
     Blocked,
-    /// Inside system call `nr`.
+    /// Inside a system call.
     Syscall {
         /// Number of the call.
         nr: u64,
+        /// Its arguments.
+        args: [u64; 6],
+        /// Stack pointer in user code.
+        sp: u64,
+        /// Where it will go on in user code.
+        pc: u64,
     },
 }
 
 /// Parses the `syscall` file.
 pub fn parse_syscall(text: &[u8]) -> Result<Doing, ParseError> {
-    let text = text.trim_ascii();
-    let first = words(text).next().unwrap_or_default();
-    match first {
-        b"running" => Ok(Doing::Running),
-        b"-1" => Ok(Doing::Blocked),
-        nr => decimal(nr, "syscall").map(|nr| Doing::Syscall { nr }),
+    let bad = || ParseError::new("syscall", text);
+    let all: Vec<&[u8]> = words(text.trim_ascii()).collect();
+    match all[..] {
+        [b"running"] => Ok(Doing::Running),
+        [b"-1", ..] => Ok(Doing::Blocked),
+        [nr, ref rest @ ..] if rest.len() == 8 => {
+            let mut values = [0u64; 8];
+            for (value, word) in values.iter_mut().zip(rest) {
+                *value = unsigned(word.strip_prefix(b"0x").ok_or_else(bad)?, 16, "syscall")?;
+            }
+            let [a0, a1, a2, a3, a4, a5, sp, pc] = values;
+            Ok(Doing::Syscall { nr: decimal(nr, "syscall")?, args: [a0, a1, a2, a3, a4, a5], sp, pc })
+        }
+        _ => Err(bad()),
     }
 }
 

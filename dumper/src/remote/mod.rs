@@ -25,4 +25,7 @@ pub(crate) mod waiting;
 
 pub use error::RemoteError;
 pub use gadget::Gadgets;
-pub use session::{SCRATCH_HINT, SCRATCH_NAME, Scratch, Session, Surroundings, Target};
+pub use session::{
+    SCRATCH_HINT, SCRATCH_NAME, SCRATCH_SLOTS, SCRATCH_STRIDE, Scratch, Session, Surroundings, Target,
+    find_leftovers,
+};

@@ -11,7 +11,7 @@ use super::error::RemoteError;
 use super::gadget::{Gadgets, Restorer};
 use super::place::{self, Place, PlaceKind};
 use super::waiting;
-use crate::procfs::{maps, status};
+use crate::procfs::{maps, status, tree};
 use crate::sys::process_vm::{self, Remote};
 use crate::sys::ptrace::{self, Regs};
 use crate::sys::wait::Status;
@@ -19,14 +19,27 @@ use crate::sys::wait::Status;
 /// Name of a scratch mapping, as /proc/PID/maps shows it on kernels with CONFIG_ANON_VMA_NAME.
 pub const SCRATCH_NAME: &str = "godwit-scratch";
 
-/// Where a scratch mapping lies unless that address is taken: "godw" in ASCII.
+/// Where scratch mappings lie: at the first free one of [`SCRATCH_SLOTS`] places from here on ("godw" in ASCII).
 ///
-/// Kernels without names for anonymous memory show this alone. A mapping here that no session owns is a leftover
-/// of a killed dumper.
+/// Kernels without names for anonymous memory show the address alone. A mapping there that no session owns is a
+/// leftover of a killed dumper.
 pub const SCRATCH_HINT: u64 = 0x676f_6477_0000;
 
-/// Bytes of a session's scratch memory that its caller may use.
+/// Number of places for scratch mappings, [`SCRATCH_STRIDE`] apart.
+pub const SCRATCH_SLOTS: u64 = 16;
+
+/// Distance of the places for scratch mappings, in bytes.
+pub const SCRATCH_STRIDE: u64 = 1 << 20;
+
+/// Bytes of a session's scratch memory, of which its caller may use all but [`MARK_BYTES`].
 const DATA_BYTES: usize = 8192;
+
+/// Bytes at the start of a scratch mapping that say whose it is, for kernels that cannot name it.
+const MARK_BYTES: usize = 16;
+const MARK: [u8; MARK_BYTES] = *b"godwit-scratch\0\0";
+
+/// Most bytes of a mapping that is taken for a leftover.
+const LEFTOVER_BYTES_MAX: u64 = 256 << 10;
 
 /// How long a remote call may take. The calls a dump makes do not block.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
@@ -45,15 +58,80 @@ pub struct Surroundings {
     borrowers: Cell<u32>,
     /// Whether the kernel can name anonymous memory; false once it said no.
     names_memory: Cell<bool>,
+    /// Scratch mappings that killed dumpers left, until a session has taken them away.
+    leftovers: Cell<Vec<(u64, u64)>>,
+    /// Places for scratch mappings that are taken, bit n for place n.
+    taken: Cell<u64>,
 }
 
 impl Surroundings {
-    /// Reads the mappings of a stopped process and looks through its code.
-    pub fn of(pid: Pid) -> Result<Surroundings, RemoteError> {
+    /// Reads the mappings of a process and looks through its code. `whole`: all its threads are stopped; only then
+    /// are leftovers taken away, since a thread that runs may still be on its way out of one.
+    pub fn of(pid: Pid, whole: bool) -> Result<Surroundings, RemoteError> {
         let vmas = maps::read(pid)?;
         let gadgets = Gadgets::find(pid, &vmas)?;
-        Ok(Surroundings { pid, vmas, gadgets, borrowers: Cell::new(0), names_memory: Cell::new(true) })
+        let leftovers = Cell::new(if whole { find_leftovers(pid, &vmas) } else { Vec::new() });
+        let overlaps = |slot: &u64| {
+            let place = SCRATCH_HINT + slot * SCRATCH_STRIDE;
+            vmas.iter().any(|vma| vma.start < place + SCRATCH_STRIDE && place < vma.end)
+        };
+        let taken = (0..SCRATCH_SLOTS).filter(overlaps).fold(0, |taken, slot| taken | 1 << slot);
+        Ok(Surroundings {
+            pid,
+            vmas,
+            gadgets,
+            borrowers: Cell::new(0),
+            names_memory: Cell::new(true),
+            leftovers,
+            taken: Cell::new(taken),
+        })
     }
+
+    /// The first free place for a scratch mapping; 0, which leaves it to the kernel, if there is none.
+    fn hint(&self) -> u64 {
+        let free = (0..SCRATCH_SLOTS).find(|slot| self.taken.get() & 1 << slot == 0);
+        free.map_or(0, |slot| SCRATCH_HINT + slot * SCRATCH_STRIDE)
+    }
+
+    fn note_mapping(&self, addr: u64, is_there: bool) {
+        let slot = addr.wrapping_sub(SCRATCH_HINT) / SCRATCH_STRIDE;
+        if slot < SCRATCH_SLOTS {
+            let taken = self.taken.get();
+            self.taken.set(if is_there { taken | 1 << slot } else { taken & !(1 << slot) });
+        }
+    }
+}
+
+/// The scratch mappings of dumpers that were killed. The next session in a process that is stopped whole takes them
+/// away.
+///
+/// They lie where [`SCRATCH_HINT`] says and begin with a mark, or with zeros if their dumper died before it wrote
+/// that. Those of a dumper that lives and traces a thread of the process are none.
+pub fn find_leftovers(pid: Pid, vmas: &[maps::Vma]) -> Vec<(u64, u64)> {
+    let is_place = |vma: &&maps::Vma| {
+        let offset = vma.start.wrapping_sub(SCRATCH_HINT);
+        offset.is_multiple_of(SCRATCH_STRIDE) && offset / SCRATCH_STRIDE < SCRATCH_SLOTS
+    };
+    let is_ours = |vma: &&maps::Vma| {
+        let like_ours = vma.is_anonymous() && vma.read && vma.write && vma.len_bytes() <= LEFTOVER_BYTES_MAX;
+        let start = if like_ours { read_part(pid, vma.start, MARK_BYTES) } else { Vec::new() };
+        start == MARK || start == [0; MARK_BYTES]
+    };
+    let found: Vec<_> = vmas.iter().filter(is_place).filter(is_ours).collect();
+    if found.is_empty() || is_traced_by_others(pid) {
+        return Vec::new();
+    }
+    found.iter().map(|vma| (vma.start, vma.len_bytes())).collect()
+}
+
+fn is_traced_by_others(pid: Pid) -> bool {
+    // TracerPid names the tracing thread, not its process.
+    let is_us = |tracer: i32| {
+        let process = status::read(Pid::from_raw(tracer)).map(|status| status.tgid);
+        tracer == 0 || process.is_ok_and(|tgid| tgid == nix::unistd::getpid().as_raw())
+    };
+    let threads = tree::threads(pid).unwrap_or_default();
+    threads.iter().any(|tid| status::read_thread(pid, *tid).is_ok_and(|status| !is_us(status.tracer_pid)))
 }
 
 /// A thread in a ptrace stop of kind PTRACE_EVENT_STOP, and the state it must come back to.
@@ -113,6 +191,8 @@ pub struct Session<'a> {
     /// The mapping of this session, (address, length).
     mapping: Option<(u64, u64)>,
     scratch: Option<Scratch>,
+    /// A call was made that took the kernel's memory of the thread's own call.
+    forgotten: bool,
     /// Room for the frame of a session beside this one.
     beside: Option<(u64, Scratch)>,
 }
@@ -183,6 +263,7 @@ impl<'a> Session<'a> {
             borrowed: Vec::new(),
             mapping: None,
             scratch,
+            forgotten: false,
             beside: None,
         };
         if lends {
@@ -266,6 +347,7 @@ impl<'a> Session<'a> {
                 return Err(RemoteError::Stuck { tid, nr, waited: Duration::ZERO });
             }
         }
+        self.forgotten |= arch::forgets_interrupted_call(nr);
         let gadgets = &self.around.gadgets;
         let parked = arch::parked(self.target.settled, gadgets.syscall, self.home);
         self.run_to_syscall_stop(nr)?;
@@ -357,38 +439,52 @@ impl<'a> Session<'a> {
     fn map_scratch(&mut self) -> Result<(), RemoteError> {
         const PROT: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         const FLAGS: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
+        for (addr, len) in self.around.leftovers.take() {
+            self.unmap(addr, len)?;
+        }
         let frame_bytes = self.frame.len_max().next_multiple_of(64) as u64;
         let data = DATA_BYTES as u64;
         let len = (2 * (frame_bytes + data)).next_multiple_of(4096);
-        let addr = match self.syscall(libc::SYS_mmap, [SCRATCH_HINT, len, PROT, FLAGS, u64::MAX, 0]) {
+        let addr = match self.syscall(libc::SYS_mmap, [self.around.hint(), len, PROT, FLAGS, u64::MAX, 0]) {
             Ok(addr) => addr,
             Err(RemoteError::Call { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
         self.mapping = Some((addr, len));
+        self.around.note_mapping(addr, true);
+        self.write(addr, &MARK)?;
         self.name_scratch(addr, len)?;
         // This session's data and frame, then those of one beside it.
         self.move_home(addr + data)?;
         self.put_back()?;
-        self.scratch = Some(Scratch { addr, len: DATA_BYTES });
+        self.scratch = Some(Scratch { addr: addr + MARK_BYTES as u64, len: DATA_BYTES - MARK_BYTES });
         let second = addr + data + frame_bytes;
         self.beside = Some((second, Scratch { addr: second + frame_bytes, len: DATA_BYTES }));
         Ok(())
     }
 
-    /// Names the mapping, so that one that a killed dumper left behind can be told from the program's own.
+    /// Names the mapping, so that one that a killed dumper left behind shows in /proc/PID/maps as what it is.
     fn name_scratch(&mut self, addr: u64, len: u64) -> Result<(), RemoteError> {
         const PR_SET_VMA: u64 = 0x5356_4d41;
         const PR_SET_VMA_ANON_NAME: u64 = 0;
         if !self.around.names_memory.get() {
             return Ok(());
         }
-        let name = [SCRATCH_NAME.as_bytes(), &[0]].concat();
-        self.write(addr, &name)?;
+        // The mark at its start is the name, with its zero.
         match self.syscall(libc::SYS_prctl, [PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr, len, addr, 0]) {
             Ok(_) => Ok(()),
             Err(RemoteError::Call { .. }) => {
                 self.around.names_memory.set(false);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn unmap(&mut self, addr: u64, len: u64) -> Result<(), RemoteError> {
+        match self.syscall(libc::SYS_munmap, [addr, len, 0, 0, 0, 0]) {
+            Ok(_) | Err(RemoteError::Call { .. }) => {
+                self.around.note_mapping(addr, false);
                 Ok(())
             }
             Err(error) => Err(error),
@@ -481,10 +577,7 @@ impl<'a> Session<'a> {
                 self.borrow_again()?;
                 self.move_home(self.place.at)?;
                 self.scratch = None;
-                match self.syscall(libc::SYS_munmap, [addr, len, 0, 0, 0, 0]) {
-                    Ok(_) | Err(RemoteError::Call { .. }) => {}
-                    Err(error) => return Err(error),
-                }
+                self.unmap(addr, len)?;
             }
             if self.state == State::AtExit {
                 self.repark()?;
@@ -499,7 +592,8 @@ impl<'a> Session<'a> {
     }
 
     fn restore_registers(&mut self) -> Result<(), RemoteError> {
-        let (resumed, sigmask) = (*self.target.resumed, self.target.sigmask);
+        let resumed = if self.forgotten { *self.target.settled } else { *self.target.resumed };
+        let sigmask = self.target.sigmask;
         self.ptrace("PTRACE_SETOPTIONS", |tid| ptrace::set_options(tid, ptrace::O_TRACESYSGOOD))?;
         // While the frame is in force: a dumper that dies before the next line leaves no mask behind.
         self.ptrace("PTRACE_SETSIGMASK", |tid| ptrace::set_sigmask(tid, sigmask))?;

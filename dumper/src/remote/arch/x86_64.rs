@@ -16,7 +16,8 @@ pub const RESTORERS: [&[u8]; 2] =
 pub const RED_ZONE: u64 = 128;
 
 const NR_RT_SIGRETURN: u64 = 15;
-const NR_RESTART_SYSCALL: u64 = 219;
+/// The call by which the kernel continues an interrupted wait with what is left of its time.
+pub const NR_RESTART_SYSCALL: u64 = 219;
 
 /// Codes by which the kernel marks an interrupted call that shall go on (include/linux/errno.h).
 const ERESTARTSYS: i64 = -512;
@@ -33,13 +34,21 @@ fn in_syscall(regs: &Regs) -> bool {
     regs.orig_rax as i64 >= 0
 }
 
-/// Calls that the kernel restarts with a remembered deadline (it answers ERESTART_RESTARTBLOCK).
-fn has_restart_block(nr: u64) -> bool {
-    const POLL: u64 = 7;
-    const NANOSLEEP: u64 = 35;
-    const FUTEX: u64 = 202;
-    const CLOCK_NANOSLEEP: u64 = 230;
-    matches!(nr, POLL | NANOSLEEP | FUTEX | CLOCK_NANOSLEEP)
+// Calls that the kernel continues with a remembered deadline (it answers ERESTART_RESTARTBLOCK).
+const NR_POLL: u64 = 7;
+const NR_NANOSLEEP: u64 = 35;
+const NR_FUTEX: u64 = 202;
+const NR_CLOCK_NANOSLEEP: u64 = 230;
+
+/// Whether call `nr` makes the kernel forget what it knows of an interrupted one (`restart_block`): the sleeps
+/// clear it at their start, the others when they are interrupted themselves.
+pub fn forgets_interrupted_call(nr: i64) -> bool {
+    [NR_POLL, NR_RT_SIGRETURN, NR_NANOSLEEP, NR_FUTEX, NR_CLOCK_NANOSLEEP].contains(&(nr as u64))
+}
+
+/// The arguments of the call that `regs` stand in.
+pub fn arguments(regs: &Regs) -> [u64; 6] {
+    [regs.rdi, regs.rsi, regs.rdx, regs.r10, regs.r8, regs.r9]
 }
 
 // Calls that any stop ends with EINTR (`man 7 signal`). They take nothing before they are interrupted, so that
@@ -107,10 +116,33 @@ pub fn needs_restarted_call(regs: &Regs) -> bool {
     in_syscall(regs) && regs.orig_rax == NR_RESTART_SYSCALL && regs.rax as i64 == ERESTART_RESTARTBLOCK
 }
 
-/// The number in `mov $nr,%eax` just before the `syscall` that ends `code`, if it is a call with a restart block.
+/// The number in `mov $nr,%eax` just before the `syscall` that ends `code`, if it is a call that can be continued.
 pub fn restarted_call(code: &[u8; 7]) -> Option<u64> {
     let [0xb8, n0, n1, n2, n3, 0x0f, 0x05] = *code else { return None };
-    Some(u64::from(u32::from_le_bytes([n0, n1, n2, n3]))).filter(|&nr| has_restart_block(nr))
+    let nr = u64::from(u32::from_le_bytes([n0, n1, n2, n3]));
+    matches!(nr, NR_POLL | NR_NANOSLEEP | NR_FUTEX | NR_CLOCK_NANOSLEEP).then_some(nr)
+}
+
+/// The call that a thread in `restart_syscall` continues, from its kernel stack (/proc/PID/task/TID/stack).
+///
+/// The functions of sleeps do not always show there. But there are no other calls of this kind, and the two sleeps
+/// differ in their first argument: an address, or the number of a clock.
+pub fn restarted_call_by_stack(stack: &str, args: &[u64; 6]) -> Option<u64> {
+    const LOWEST_ADDRESS: u64 = 4096;
+    if stack.contains("get_signal") {
+        // It is stopped, and has left the call.
+        None
+    } else if stack.contains("futex") {
+        Some(NR_FUTEX)
+    } else if stack.contains("poll") {
+        Some(NR_POLL)
+    } else if !stack.contains("do_syscall_64") && !stack.contains("nanosleep") {
+        None
+    } else if args[0] < LOWEST_ADDRESS || (args[0] as i32) < 0 && args[0] >> 47 != 0 {
+        Some(NR_CLOCK_NANOSLEEP)
+    } else {
+        Some(NR_NANOSLEEP)
+    }
 }
 
 /// The registers of the thread at rest in user code: an interrupted call is wound back to its instruction.
@@ -219,6 +251,18 @@ const FP_XSTATE_MAGIC1: u32 = 0x4650_5853;
 const FP_XSTATE_MAGIC2: u32 = 0x4650_5845;
 /// x87 and SSE, which are always there.
 const XFEATURES_LEGACY: u64 = 3;
+
+/// Bytes that [`is_healing`] wants, from one word below the stack pointer on.
+pub const HEALING_BYTES: usize = 56;
+
+/// Whether the bytes around a thread's stack pointer are a frame of ours that it has not yet gone back through: its
+/// dumper was killed a moment ago.
+pub fn is_healing(around: &[u8; HEALING_BYTES]) -> bool {
+    let words: Vec<u64> = around.as_chunks::<8>().0.iter().map(|word| u64::from_le_bytes(*word)).collect();
+    // uc_flags, uc_link and the alternate stack, of a frame that begins at the first word or at the second.
+    let mark = [UC_FLAGS, 0, 0, u64::from(SS_FLAGS_INVALID), 0];
+    words[1..6] == mark || words[2..7] == mark
+}
 
 /// A thread's state in the form of a signal frame: everything but the place where it will lie.
 pub struct Frame {

@@ -128,3 +128,32 @@ fn the_floating_point_area_is_cut_behind_the_last_component_in_use() {
     assert_eq!(fpstate(&xstate, &components).len(), 11008 + 4);
     assert_eq!(fpstate(&[1; 512], &components).len(), 512);
 }
+
+#[test]
+fn the_kernel_stack_names_a_continued_call() {
+    let in_call = "[<0>] do_syscall_64+0x71/0x280\n";
+    let by_clock = [1, 0, 0x7ffe_0000_0000, 0, 0, 0];
+    let by_address = [0x7ffe_0000_0000, 0, 0, 0, 0, 0];
+    let clock_of_a_thread = [-2i32 as u64, 0, 0, 0, 0, 0];
+    assert_eq!(restarted_call_by_stack(in_call, &by_clock), Some(230));
+    assert_eq!(restarted_call_by_stack(in_call, &clock_of_a_thread), Some(230));
+    assert_eq!(restarted_call_by_stack(in_call, &by_address), Some(35));
+    assert_eq!(restarted_call_by_stack("[<0>] futex_wait_restart+0x47/0x80\n", &by_address), Some(202));
+    assert_eq!(restarted_call_by_stack("[<0>] do_restart_poll+0x43/0x90\n", &by_address), Some(7));
+    let stopped = "[<0>] do_signal_stop+0x1/0x2\n[<0>] get_signal+0x3/0x4\n[<0>] do_syscall_64+0x71/0x280\n";
+    assert_eq!(restarted_call_by_stack(stopped, &by_clock), None);
+    assert_eq!(restarted_call_by_stack("", &by_clock), None, "a kernel that hides its stacks");
+}
+
+#[test]
+fn a_thread_at_a_frame_of_ours_is_healing() {
+    let bytes = Frame::new(&regs(), 0, &[0; 576]).bytes(0x1000, 0x4242);
+    // In a call the stack pointer is at the frame, parked it is a word above.
+    let parked: [u8; HEALING_BYTES] = bytes[..HEALING_BYTES].try_into().unwrap();
+    let mut in_call = [0u8; HEALING_BYTES];
+    in_call[8..].copy_from_slice(&bytes[..HEALING_BYTES - 8]);
+    assert!(is_healing(&parked) && is_healing(&in_call));
+    let mut other = parked;
+    other[32] = 0;
+    assert!(!is_healing(&other) && !is_healing(&[0; HEALING_BYTES]));
+}
