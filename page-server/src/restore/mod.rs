@@ -466,7 +466,7 @@ impl Handover {
             boot_id: process::boot_id().ok(),
             ..Facts::default()
         };
-        self.note(Event::Restoring, facts)?;
+        self.record(Event::Restoring, facts)?;
         // Also what fails to start may have left an init: it can be found and killed.
         self.attempt = Some(Attempt::find(work.clone())?);
         let attempt = self.attempt.insert(Attempt::start(work, plan)?);
@@ -569,19 +569,23 @@ impl Handover {
     }
 
     fn note(&mut self, event: Event, facts: Facts) -> Result<(), HandoverError> {
+        Ok(self.record(event, facts)?)
+    }
+
+    fn record(&mut self, event: Event, facts: Facts) -> Result<(), JournalError> {
         self.point("before", event)?;
         self.journal.append(event, facts)?;
         self.point("after", event)
     }
 
     /// A place beside a record where tests make the server fail.
-    fn point(&self, when: &str, event: Event) -> Result<(), HandoverError> {
+    fn point(&self, when: &str, event: Event) -> Result<(), JournalError> {
         if !fault::any_armed() {
             return Ok(());
         }
         fault::point(&format!("destination.{when}.{}", event.word())).map_err(|injected| {
             let path = self.journal.path().to_owned();
-            JournalError::Io { op: "writing", path, source: io::Error::other(injected) }.into()
+            JournalError::Io { op: "writing", path, source: io::Error::other(injected) }
         })
     }
 
