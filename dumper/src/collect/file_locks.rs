@@ -9,6 +9,7 @@ use godwit_wire::image::file_lock::FileLockEntry;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
 use crate::procfs::fdinfo::{Lock, LockKind};
+use crate::procfs::maps::Vma;
 use crate::refusal::Findings;
 use crate::task::files::Descriptor;
 
@@ -29,6 +30,24 @@ pub fn check(pid: Pid, descriptors: &[Descriptor], findings: &mut Findings) {
                     "let the program give the lease back",
                 );
             }
+        }
+    }
+}
+
+/// Names the POSIX locks that restore loses: it takes them, then opens and closes the file once more for each of its
+/// mappings, and closing any descriptor of a file drops all POSIX locks that the process has on it (man 2 fcntl).
+pub fn check_mapped(pid: Pid, descriptors: &[Descriptor], vmas: &[Vma], findings: &mut Findings) {
+    let is_mapped = |lock: &Lock| {
+        vmas.iter().any(|vma| vma.inode == lock.inode && (vma.major, vma.minor) == lock.device && vma.has_file())
+    };
+    for descriptor in descriptors {
+        let mut posix = descriptor.info.locks.iter().filter(|lock| lock.kind == LockKind::Posix);
+        if posix.any(is_mapped) {
+            findings.lose(
+                descriptor.subject(pid),
+                "its POSIX lock is lost, since the file is also mapped and CRIU's restore opens and closes it for that; \
+                 keep other programs away from the file until this one takes its lock again",
+            );
         }
     }
 }

@@ -44,6 +44,7 @@ pub fn survey(root: &Root) -> Result<Findings, DumpError> {
 pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
     let seen =
         Seen { descriptors: files::open_all(root.pid, &root.pidfd)?, vmas: maps::read_with_flags(root.pid)? };
+    file_locks::check_mapped(root.pid, &seen.descriptors, &seen.vmas, findings);
     process(root.pid, findings)?;
     seccomp(root.pid, findings)?;
     lsm(root.pid, findings)?;
