@@ -269,11 +269,17 @@ impl Seizing {
         let Ok(regs) = ptrace::regs(tid) else { return false };
         let in_frame = || {
             let mut around = [0u8; arch::HEALING_BYTES];
-            let piece = Remote { addr: regs.rsp.checked_sub(8)?, len: around.len() };
-            let count = process_vm::read(pid, &[piece], &mut around).ok()?;
-            (count == around.len() && arch::is_healing(&around)).then_some(())
+            read_whole(pid, regs.rsp.checked_sub(8)?, &mut around)?;
+            arch::is_healing(&around).then_some(())
         };
-        let unknown_wait = arch::needs_restarted_call(&regs) && self.restarts.call(pid, tid, &regs).is_none();
+        let about_to_continue = || {
+            let mut code = [0u8; 2];
+            (regs.rax == arch::NR_RESTART_SYSCALL).then_some(())?;
+            read_whole(pid, regs.rip, &mut code)?;
+            arch::is_about_to_continue(&regs, &code).then_some(())
+        };
+        let unknown_wait = about_to_continue().is_some()
+            || arch::needs_restarted_call(&regs) && self.restarts.call(pid, tid, &regs).is_none();
         if !unknown_wait && in_frame().is_none() {
             return false;
         }
@@ -282,7 +288,7 @@ impl Seizing {
             return false;
         }
         // A wait that nothing names is let go a few times only.
-        *moments += if unknown_wait { MOMENTS_MAX / 4 } else { 1 };
+        *moments += if unknown_wait { MOMENTS_MAX / 16 } else { 1 };
         std::thread::sleep(MOMENT);
         self.restarts.look_again(pid, tid);
         let _ = ptrace::interrupt(tid);
@@ -410,6 +416,11 @@ impl Thread {
             busy: &self.busy,
         }
     }
+}
+
+fn read_whole(pid: Pid, addr: u64, into: &mut [u8]) -> Option<()> {
+    let len = into.len();
+    (process_vm::read(pid, &[Remote { addr, len }], into).ok()? == len).then_some(())
 }
 
 fn read_xstate(tid: Pid) -> nix::Result<Vec<u8>> {

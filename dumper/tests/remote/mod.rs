@@ -30,12 +30,13 @@ pub struct Victim {
 }
 
 impl Victim {
+    /// Starts a program whose standard input stays open until [`Victim::release`].
     pub fn start(dir: &Path, program: &Path, args: &[&str]) -> Victim {
         let output = dir.join(format!("output-{}", args.join("-").replace('/', "_")));
         let file = std::fs::File::create(&output).unwrap();
         let child = Command::new(program)
             .args(args)
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stderr(file.try_clone().unwrap())
             .stdout(file)
             .spawn()
@@ -49,6 +50,11 @@ impl Victim {
 
     pub fn output(&self) -> String {
         std::fs::read_to_string(&self.output).unwrap_or_default()
+    }
+
+    /// Closes its standard input.
+    pub fn release(&mut self) {
+        drop(self.child.stdin.take());
     }
 
     pub fn is_running(&mut self) -> bool {

@@ -116,6 +116,11 @@ pub fn needs_restarted_call(regs: &Regs) -> bool {
     in_syscall(regs) && regs.orig_rax == NR_RESTART_SYSCALL && regs.rax as i64 == ERESTART_RESTARTBLOCK
 }
 
+/// Whether the thread may be just before a `syscall` instruction that continues a call; `at_rip` is the code there.
+pub fn is_about_to_continue(regs: &Regs, at_rip: &[u8; 2]) -> bool {
+    regs.rax == NR_RESTART_SYSCALL && *at_rip == SYSCALL
+}
+
 /// The number in `mov $nr,%eax` just before the `syscall` that ends `code`, if it is a call that can be continued.
 pub fn restarted_call(code: &[u8; 7]) -> Option<u64> {
     let [0xb8, n0, n1, n2, n3, 0x0f, 0x05] = *code else { return None };
