@@ -287,10 +287,8 @@ fn freezer_of(facts: &Facts) -> Result<Option<Freezer>, DumpError> {
 
 fn thaw(journal: &mut Journal, why: &str) -> Result<(), DumpError> {
     let facts = journal.summary().facts;
-    if source_is_held(&facts) {
-        if let Some(freezer) = freezer_of(&facts)? {
-            freezer.thaw()?;
-        }
+    if let (true, Some(freezer)) = (source_is_held(&facts), freezer_of(&facts)?) {
+        freezer.thaw()?;
     }
     journal.append(Event::Thawed, Facts { text: Some(why.to_owned()), ..Facts::default() })?;
     Ok(())

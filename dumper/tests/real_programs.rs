@@ -109,7 +109,8 @@ fn a_sqlite3_writer_in_wal_mode() {
         // How far it is, read off its input: another program that opened the database now could take it for abandoned,
         // since CRIU's restore drops POSIX locks on files that are mapped too. The report names that loss.
         let input = std::fs::read_to_string(format!("/proc/{}/fdinfo/0", moved.pid)).unwrap_or_default();
-        let at: u64 = input.lines().next().and_then(|pos| pos.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0);
+        let at: u64 =
+            input.lines().next().and_then(|pos| pos.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0);
         assert!(at > 0 && at < std::fs::metadata(&script).unwrap().len(), "it was at {at} of its script");
         assert!(moved.report["losses"].to_string().contains("POSIX lock"), "{}", moved.report);
         eventually("the writer goes on to the end", Duration::from_secs(60), || {

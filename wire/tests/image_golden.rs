@@ -1,5 +1,6 @@
 //! Images that CRIU wrote (`golden/`, made from `golden/victim.c`) are read, written again and compared byte by
 //! byte: field numbers, types, order and packing are those of CRIU.
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
 //! Page lists and manifests survive writing and reading; whatever is not valid is refused without a panic.
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use godwit_wire::image::manifest::{EXTENTS_PER_RECORD, FILES_PER_RECORD, ManifestFault};
 use godwit_wire::image::pagemap::{self, PagemapEntry, PagemapHead};

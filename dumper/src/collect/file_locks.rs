@@ -38,7 +38,8 @@ pub fn check(pid: Pid, descriptors: &[Descriptor], findings: &mut Findings) {
 /// mappings, and closing any descriptor of a file drops all POSIX locks that the process has on it (man 2 fcntl).
 pub fn check_mapped(pid: Pid, descriptors: &[Descriptor], vmas: &[Vma], findings: &mut Findings) {
     let is_mapped = |lock: &Lock| {
-        vmas.iter().any(|vma| vma.inode == lock.inode && (vma.major, vma.minor) == lock.device && vma.has_file())
+        vmas.iter()
+            .any(|vma| vma.inode == lock.inode && (vma.major, vma.minor) == lock.device && vma.has_file())
     };
     for descriptor in descriptors {
         let mut posix = descriptor.info.locks.iter().filter(|lock| lock.kind == LockKind::Posix);

@@ -124,8 +124,10 @@ impl<'a> ImageSet<'a> {
             let why = format!("pages-{pages_id}.img is asked for again, and is none of this round's");
             return Err(SinkError::Refused { round, why }.into());
         };
-        let extents: BTreeSet<u64> =
-            slots.iter().flat_map(|slots| slots.start / EXTENT_SLOTS..slots.end.div_ceil(EXTENT_SLOTS)).collect();
+        let extents: BTreeSet<u64> = slots
+            .iter()
+            .flat_map(|slots| slots.start / EXTENT_SLOTS..slots.end.div_ceil(EXTENT_SLOTS))
+            .collect();
         let extents: Vec<u64> = extents.into_iter().collect();
         tracing::warn!(round, pages_id, extents = extents.len(), "sending pages again that arrived damaged");
         let sent = source.send_extents(plan, round, self.sink, &extents)?;

@@ -121,7 +121,7 @@ mod tests {
     fn the_main_thread_uses_its_own_stack() {
         let place = choose(&vmas(MAIN), &at(0x7ffd_0002_0008, 0), 3000, zeros).unwrap();
         assert_eq!(place.kind, PlaceKind::Own);
-        assert!(place.at + 3000 <= 0x7ffd_0002_0008 - 128 && place.at % 16 == 0);
+        assert!(place.at + 3000 <= 0x7ffd_0002_0008 - 128 && place.at.is_multiple_of(16));
     }
 
     #[test]
