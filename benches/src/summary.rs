@@ -1,0 +1,53 @@
+//! Median and spread of repeated measurements, and ratios of values measured side by side.
+
+/// Values of one quantity over the repeats of a measurement.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Series {
+    values: Vec<f64>,
+}
+
+impl Series {
+    /// Adds the value of one repeat.
+    pub fn push(&mut self, value: f64) {
+        self.values.push(value);
+    }
+
+    /// The middle value; the mean of the two middle ones of an even number; 0 without values.
+    pub fn median(&self) -> f64 {
+        let mut sorted = self.values.clone();
+        sorted.sort_by(f64::total_cmp);
+        match sorted.len() {
+            0 => 0.0,
+            odd if odd % 2 == 1 => sorted[odd / 2],
+            even => f64::midpoint(sorted[even / 2 - 1], sorted[even / 2]),
+        }
+    }
+
+    /// Least and greatest value; zeros without values.
+    pub fn spread(&self) -> (f64, f64) {
+        let least = self.values.iter().copied().min_by(f64::total_cmp);
+        let greatest = self.values.iter().copied().max_by(f64::total_cmp);
+        (least.unwrap_or(0.0), greatest.unwrap_or(0.0))
+    }
+
+    /// The ratios to another series, repeat by repeat: what drifts between repeats falls out.
+    pub fn over(&self, other: &Series) -> Series {
+        Series { values: self.values.iter().zip(&other.values).map(|(ours, theirs)| ours / theirs).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn medians_spreads_and_ratios() {
+        let series = |values: &[f64]| Series { values: values.to_vec() };
+        let odd = series(&[3.0, 1.0, 2.0]);
+        assert!((odd.median() - 2.0).abs() < 1e-9);
+        assert_eq!(odd.spread(), (1.0, 3.0));
+        assert!((series(&[1.0, 4.0]).median() - 2.5).abs() < 1e-9);
+        assert!((series(&[2.0, 9.0]).over(&series(&[4.0, 3.0])).median() - 1.75).abs() < 1e-9);
+        assert!(series(&[]).median().abs() < 1e-9);
+    }
+}
