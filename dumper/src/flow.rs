@@ -8,11 +8,13 @@
 //! under it; all remote calls of step 21 come before its mappings and pages, since they borrow memory of the task;
 //! pages go out on reader threads while everything else is collected.
 
+use std::fs::File;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use godwit_wire::image::inventory::PluginsEntry;
 use godwit_wire::image::{ImageKind, ImageWriter};
+use nix::fcntl::Flock;
 use nix::unistd::Pid;
 
 use crate::collect::file_locks::{self, FileLocks};
@@ -32,7 +34,7 @@ use crate::prepare::inventory::Inventory;
 use crate::prepare::link::Target;
 use crate::prepare::root::Root;
 use crate::prepare::scripts::{self, Hook};
-use crate::prepare::{kerndat, limits, survey};
+use crate::prepare::{kerndat, leftovers, limits, survey};
 use crate::procfs::{stat, status, timers};
 use crate::refusal::{Findings, Loss};
 use crate::report::{DumpStats, Outcome, Report, RoundReport};
@@ -74,6 +76,7 @@ pub fn pre_dump(options: &Options) -> Result<Report, DumpError> {
 
 /// What the preparation leaves.
 struct Host {
+    _claim: Flock<File>,
     root: Root,
     layout: XsaveLayout,
     inventory: Inventory,
@@ -87,6 +90,8 @@ struct Host {
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::RaiseLimits, limits::raise)?;
     let root = steps.run(Step::RootItem, || Root::open(options.pid))?;
+    let claim = leftovers::claim(&root)?;
+    leftovers::sweep(&root)?;
     steps.run(Step::PreDumpScripts, || scripts::run(&options.action_scripts, Hook::PreDump, options.pid))?;
     let stats = steps.run(Step::InitStats, || Ok(DumpStats::default()))?;
     let plugins = steps.run(Step::Plugins, || Ok(PluginsEntry::default()))?;
@@ -106,7 +111,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
         return Err(handover::refuse_kill_first(root.pid));
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
-    Ok(Host { root, layout, inventory, target, origin, cgroup, losses, stats })
+    Ok(Host { _claim: claim, root, layout, inventory, target, origin, cgroup, losses, stats })
 }
 
 fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {

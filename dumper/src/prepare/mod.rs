@@ -1,6 +1,6 @@
 //! Nothing has been touched yet: options, kernel, processor, the process as it looks from outside, the link.
 //!
-//! In the order of the steps: `limits`, `root`, `scripts`, `kerndat`, `cpu`, `survey` (what could be refused),
+//! In the order of the steps: `limits`, `root`, `leftovers`, `scripts`, `kerndat`, `cpu`, `survey` (what could be refused),
 //! `inventory`, `link`, `alarm`.
 
 pub mod alarm;
@@ -8,6 +8,7 @@ pub mod cpu;
 pub mod inventory;
 pub mod kerndat;
 pub mod limits;
+pub mod leftovers;
 pub mod link;
 pub mod root;
 pub mod scripts;

@@ -1,0 +1,68 @@
+//! What a killed dumper leaves in a process is taken away by the next one, and only that.
+
+mod support;
+
+use support::{Scene, Victim, godwit};
+
+const PROGRAM: &str = r#"
+import ctypes, fcntl, os, sys, time
+os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
+libc = ctypes.CDLL(None, use_errno=True)
+fd = libc.syscall(323, os.O_CLOEXEC | os.O_NONBLOCK | 1)
+if sys.argv[1] == "initialised":
+    # struct uffdio_api: api, features, ioctls
+    fcntl.ioctl(fd, 0xc018aa3f, bytearray((0xaa).to_bytes(8, "little") + bytes(16)))
+print("READY", fd, flush=True)
+while not os.path.exists("check"):
+    time.sleep(0.01)
+try:
+    os.fstat(fd)
+    print("FAIL the descriptor is there", flush=True)
+except OSError:
+    print("OK", flush=True)
+"#;
+
+fn start(scene: &Scene, kind: &str) -> Victim {
+    std::fs::write(scene.dir().join("program.py"), PROGRAM).unwrap();
+    let mut python = support::victim::session_leader("/usr/bin/python3");
+    python.arg(scene.dir().join("program.py")).arg(kind);
+    Victim::start_command(scene, kind, python)
+}
+
+#[test]
+fn an_inert_userfaultfd_is_closed_and_the_dump_succeeds() {
+    require!("root", "python3");
+    let scene = Scene::new("inert");
+    let mut victim = start(&scene, "inert");
+    let (pid, images) = (victim.pid.to_string(), scene.dir().join("images"));
+    godwit(&scene, &["dump", "--leave-running", "--pid", &pid, "--images-dir", images.to_str().unwrap()])
+        .expect_ok();
+    assert_eq!(victim.check(), support::Verdict::Ok);
+}
+
+#[test]
+fn a_userfaultfd_of_the_programs_own_is_refused_and_left_alone() {
+    require!("root", "python3");
+    let scene = Scene::new("own-uffd");
+    let mut victim = start(&scene, "initialised");
+    let (pid, images) = (victim.pid.to_string(), scene.dir().join("images"));
+    let refused =
+        godwit(&scene, &["dump", "--pid", &pid, "--images-dir", images.to_str().unwrap()]).expect_refusal();
+    assert!(refused.stderr.contains("userfaultfd"), "{refused}");
+    assert!(matches!(victim.check(), support::Verdict::Bad(_)));
+}
+
+#[test]
+fn two_dumpers_never_work_on_one_process() {
+    require!("root", "cc");
+    let scene = Scene::new("claimed");
+    let victim = Victim::start(&scene, "waits", &[]);
+    let dir = std::fs::File::open(format!("/proc/{}", victim.pid)).unwrap();
+    let held = nix::fcntl::Flock::lock(dir, nix::fcntl::FlockArg::LockExclusiveNonblock).unwrap();
+    let (pid, images) = (victim.pid.to_string(), scene.dir().join("images"));
+    let args = ["dump", "--leave-running", "--pid", &pid, "--images-dir", images.to_str().unwrap()];
+    let refused = godwit(&scene, &args).expect_refusal();
+    assert!(refused.stderr.contains("another godwit"), "{refused}");
+    drop(held);
+    godwit(&scene, &args).expect_ok();
+}
