@@ -82,8 +82,13 @@ nix::ioctl_readwrite!(
 
 /// Scans a page-aligned range of the process whose pagemap is open as `pagemap`.
 ///
-/// Fills `into` from the start and returns the number of regions and the address where the walk ended. That is
-/// before `range.end` when `into` was full; call again from there.
+/// Fills `into` from the start, in rising order, and returns the number of regions and the address where the walk
+/// ended. That is before `range.end` when `into` was full; call again from there.
+///
+/// The kernel's own word for the end cannot be taken. It keeps 512 regions, starts its walk again when they are
+/// full, notes `walk_end` at each such stop, and leaves it there when the walk then reaches the end
+/// (fs/proc/task_mmu.c, do_pagemap_scan). A scan that trusts it goes over the rest a second time, and reports what
+/// was written since behind what lies above it.
 ///
 /// EPERM: [`CHECK_WPASYNC`] and the range is not tracked. EINVAL: an unknown category or an unaligned range.
 /// ENOTTY: a kernel before 6.7. ESRCH: the address space is gone.
@@ -110,5 +115,57 @@ pub fn scan(
     };
     // SAFETY: the kernel reads and writes one pm_scan_arg and at most vec_len regions at vec.
     let count = unsafe { ioctl_scan(pagemap.as_raw_fd(), &raw mut arg) }?;
-    Ok((usize::try_from(count).unwrap_or(0).min(into.len()), arg.walk_end))
+    let count = usize::try_from(count).unwrap_or(0).min(into.len());
+    let end = match into[..count].last() {
+        Some(last) if count == into.len() => last.end.max(arg.walk_end),
+        _ => range.end,
+    };
+    Ok((count, end))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::memory::Mapping;
+    use std::fs::File;
+    use std::os::fd::AsFd;
+
+    /// Every other page written: each is a region, and there are more than the kernel keeps.
+    fn scattered(pages: usize) -> Mapping {
+        let mut memory = Mapping::anonymous(pages * 4096).unwrap();
+        (0..pages).step_by(2).for_each(|page| memory.bytes()[page * 4096] = 1);
+        memory
+    }
+
+    const PRESENT: Masks = Masks { inverted: 0, all: category::PRESENT, any: 0, returned: category::PRESENT };
+
+    #[test]
+    fn many_regions_end_where_the_range_does() {
+        let memory = scattered(4096);
+        let range = memory.addr()..memory.addr() + (4096 << 12);
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        for room in [600, 1024, 2047, 2048, 2049, 4096] {
+            let mut regions = vec![Region::default(); room];
+            let (mut at, mut found) = (range.start, Vec::new());
+            while at < range.end {
+                let (count, end) =
+                    scan(pagemap.as_fd(), &(at..range.end), 0, &PRESENT, &mut regions).unwrap();
+                assert!(end > at, "the walk stands still");
+                found.extend(regions[..count].iter().map(|region| region.start));
+                at = end;
+            }
+            let expected: Vec<u64> = range.clone().step_by(2 << 12).collect();
+            assert_eq!(found, expected, "with room for {room} regions");
+        }
+    }
+
+    #[test]
+    fn a_scan_that_had_room_is_not_repeated() {
+        let memory = scattered(4096);
+        let range = memory.addr()..memory.addr() + (4096 << 12);
+        let pagemap = File::open("/proc/self/pagemap").unwrap();
+        let mut regions = vec![Region::default(); 4096];
+        let answer = scan(pagemap.as_fd(), &range, 0, &PRESENT, &mut regions).unwrap();
+        assert_eq!(answer, (2048, range.end));
+    }
 }
