@@ -1,5 +1,6 @@
 //! Dirty trackers: what a running process wrote since it was last asked.
 
+pub mod frames;
 pub mod present;
 pub mod soft_dirty;
 pub mod uffd_wp;
@@ -96,7 +97,8 @@ pub trait Tracker {
 
     /// What was written since the call before (or since it was armed), of the given mappings, sorted; from now on new
     /// writes count for the next call. A range that was not tracked without a break is whole in it. `is_stopped`: the
-    /// caller has stopped the process; otherwise the tracker may do so for a moment.
+    /// caller has stopped the process, and this is thought to be the last call: what it reports may be reported once
+    /// more. Otherwise the tracker may stop the process for a moment.
     ///
     /// # Errors
     /// When the page tables cannot be scanned.

@@ -2,9 +2,13 @@
 //!
 //! Asking and clearing are two steps, so both are done while every thread is stopped: a write in between would be
 //! lost. The stop lasts as long as the scan; a mapping that appeared since has never been listed and is sent whole.
+//! The bits do not tell a page from another that was moved to its place; its frame does (see [`super::frames`]).
+
+use std::fs::File;
 
 use nix::unistd::Pid;
 
+use super::frames::{self, Frames};
 use super::present::{self, PageTables, Which};
 use super::{Run, Tracker, TrackerError};
 use crate::freeze::seize;
@@ -20,7 +24,7 @@ const TEST_WRITTEN: [usize; 2] = [2, 5];
 #[derive(Debug)]
 pub struct SoftDirty {
     pid: Pid,
-    tables: PageTables,
+    frames: Frames,
 }
 
 impl SoftDirty {
@@ -29,15 +33,18 @@ impl SoftDirty {
     /// # Errors
     /// When the process is gone, or its bits cannot be cleared.
     pub fn arm(pid: Pid) -> Result<SoftDirty, TrackerError> {
-        let tables = PageTables::open(pid)?;
         clear(pid)?;
-        Ok(SoftDirty { pid, tables })
+        Ok(SoftDirty { pid, frames: Frames::default() })
     }
 
-    fn ask_and_clear(&mut self, vmas: &[Vma]) -> Result<Vec<Run>, TrackerError> {
-        let dirty = self.tables.pages(Which::SoftDirty, vmas)?;
-        clear(self.pid)?;
-        Ok(dirty)
+    fn ask(&mut self, vmas: &[Vma]) -> Result<Vec<Run>, TrackerError> {
+        // Opened anew each time: an open pagemap stays with the address space that an execve left.
+        let alive = PageTables::open(self.pid)?.pages(Which::Alive, vmas)?;
+        let pagemap = open_pagemap(self.pid)?;
+        self.frames.changed(&pagemap, &alive).map_err(|source| {
+            let (start, end) = (alive.first().map_or(0, |run| run.vaddr), alive.last().map_or(0, Run::end));
+            TrackerError::Scan { pid: self.pid, what: "reading the pagemap", start, end, source }
+        })
     }
 }
 
@@ -48,13 +55,17 @@ impl Tracker for SoftDirty {
 
     fn collect(&mut self, vmas: &[Vma], is_stopped: bool) -> Result<Vec<Run>, TrackerError> {
         if is_stopped {
-            return self.ask_and_clear(vmas);
+            return self.ask(vmas);
         }
         let frozen = seize::seize(self.pid)?;
-        let dirty = self.ask_and_clear(vmas);
+        let dirty = self.ask(vmas).and_then(|dirty| clear(self.pid).map(|()| dirty));
         frozen.thaw()?;
         dirty
     }
+}
+
+fn open_pagemap(pid: Pid) -> Result<File, TrackerError> {
+    File::open(format!("/proc/{pid}/pagemap")).map_err(|source| TrackerError::Open { pid, source })
 }
 
 fn clear(pid: Pid) -> Result<(), TrackerError> {
@@ -71,19 +82,26 @@ pub fn self_test() -> Result<(), String> {
     let page = godwit_wire::plan::PAGE_SIZE as usize;
     let mut memory = Mapping::anonymous(TEST_PAGES * page).map_err(|errno| errno.to_string())?;
     (0..TEST_PAGES).for_each(|index| memory.bytes()[index * page] = 1);
-    present::clear_soft_dirty(this).map_err(|error| format!("clear_refs: {error}"))?;
-    TEST_WRITTEN.iter().for_each(|index| memory.bytes()[index * page] = 2);
     let start = memory.addr();
     let vmas = crate::procfs::maps::read(this).map_err(|error| error.to_string())?;
     let ours: Vec<Vma> = vmas.into_iter().filter(|vma| vma.start <= start && start < vma.end).collect();
-    let seen = PageTables::open(this).and_then(|mut tables| tables.pages(Which::SoftDirty, &ours));
-    let seen = seen.map_err(|error| error.to_string())?;
-    let is_seen = |index: usize| {
+    let chain = |error: TrackerError| crate::commands::chain(&error);
+    let mut tracker = SoftDirty::arm(this).map_err(chain)?;
+    let all = tracker.ask(&ours).map_err(chain)?;
+    clear(this).map_err(chain)?;
+    TEST_WRITTEN.iter().for_each(|index| memory.bytes()[index * page] = 2);
+    let seen = tracker.ask(&ours).map_err(chain)?;
+    let is_seen = |runs: &[Run], index: usize| {
         let addr = start + (index * page) as u64;
-        seen.iter().any(|run| run.vaddr <= addr && addr < run.end())
+        runs.iter().any(|run| run.vaddr <= addr && addr < run.end())
     };
-    match (0..TEST_PAGES).find(|index| is_seen(*index) != TEST_WRITTEN.contains(index)) {
-        None => Ok(()),
-        Some(_) => Err("the kernel keeps no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)".to_owned()),
+    if (0..TEST_PAGES).any(|index| is_seen(&seen, index) != TEST_WRITTEN.contains(&index)) {
+        return Err("the kernel keeps no soft-dirty bits (CONFIG_MEM_SOFT_DIRTY)".to_owned());
+    }
+    let shown = open_pagemap(this).map_err(chain).map(|pagemap| frames::are_shown(&pagemap, &all))?;
+    match shown {
+        Ok(true) => Ok(()),
+        Ok(false) => Err("the kernel does not show page frames, which takes CAP_SYS_ADMIN".to_owned()),
+        Err(errno) => Err(format!("reading the pagemap: {errno}")),
     }
 }

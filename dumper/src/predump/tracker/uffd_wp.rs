@@ -6,20 +6,25 @@
 //! (UFFD_FEATURE_WP_ASYNC, Linux 6.7), and PAGEMAP_SCAN reports the pages that were written and protects them again
 //! without a gap, so no stop is needed. When the dumper dies, the protection goes with its descriptor.
 //!
-//! A mapping that was not registered reports every populated page as written once it is, so everything that appeared,
-//! moved or grew since is whole in the next collection. What the kernel never reports (a page of a private file
-//! mapping given back by MADV_DONTNEED) shows as swapped but not present and is read again at every collection.
+//! A mapping that is found not to be registered counts as written, whole, so everything that appeared, moved or grew
+//! since is whole in the next collection. The kernel's own word is not taken for that: a scan that meets such a mapping
+//! fails after it has protected what lies before, and says nothing of it. What the kernel never reports (a page of a
+//! private file mapping given back by MADV_DONTNEED) shows as swapped but not present and is read again at every
+//! collection. Neither does it report what a device writes into a page after that was protected: while files are open
+//! for direct reads, the collection is made in a short stop, which ends such reads first.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
 use godwit_wire::plan::PAGE_SIZE;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
-use super::present::push;
+use super::present::{self, push};
 use super::{Run, Tracker, TrackerError};
 use crate::freeze::seize;
+use crate::procfs::fdinfo;
 use crate::procfs::maps::Vma;
 use crate::sys::memory::Mapping;
 use crate::sys::pagemap_scan::{self, CHECK_WPASYNC, Masks, Region, WP_MATCHING, category};
@@ -37,7 +42,8 @@ const TEST_WRITTEN: [usize; 2] = [1, 6];
 pub struct UffdWp {
     pid: Pid,
     uffd: OwnedFd,
-    pagemap: File,
+    /// The address space that the userfaultfd belongs to is gone: the process made an execve.
+    is_orphaned: bool,
 }
 
 impl UffdWp {
@@ -63,45 +69,71 @@ impl UffdWp {
     fn with(pid: Pid, uffd: OwnedFd) -> Result<UffdWp, TrackerError> {
         userfaultfd::api(uffd.as_fd(), userfaultfd::FEATURE_WP_ASYNC)
             .map_err(|source| TrackerError::Userfaultfd { pid, what: "UFFDIO_API", source })?;
-        let pagemap = File::open(format!("/proc/{pid}/pagemap"))
-            .map_err(|source| TrackerError::Open { pid, source })?;
-        Ok(UffdWp { pid, uffd, pagemap })
+        Ok(UffdWp { pid, uffd, is_orphaned: false })
     }
 
-    /// Collects one mapping: what was written is reported and protected again.
+    /// Collects every mapping.
+    fn collect_all(&mut self, vmas: &[Vma], is_stopped: bool) -> Result<Vec<Run>, TrackerError> {
+        // Opened anew each time: an open one stays with the address space that an execve left.
+        let pagemap = open_pagemap(self.pid)?;
+        let mut regions = vec![Region::default(); REGIONS];
+        let mut runs = Vec::new();
+        for vma in vmas {
+            if vma.is_vdso() {
+                push(&mut runs, vma.range());
+                continue;
+            }
+            let mut here = Vec::new();
+            self.collect_one(&pagemap, vma, is_stopped, &mut regions, &mut here)?;
+            if vma.has_file() {
+                self.given_back(&pagemap, vma, &mut regions, &mut here)?;
+                here.sort_by_key(|run| run.vaddr);
+            }
+            here.iter().for_each(|run| present::join(&mut runs, run.vaddr..run.end()));
+        }
+        Ok(runs)
+    }
+
+    /// Collects one mapping: what was written is reported and, while the process runs, protected again.
     fn collect_one(
-        &self,
+        &mut self,
+        pagemap: &File,
         vma: &Vma,
+        is_stopped: bool,
         regions: &mut [Region],
         runs: &mut Vec<Run>,
     ) -> Result<(), TrackerError> {
         let there = category::PRESENT | category::SWAPPED;
         let masks = Masks { inverted: 0, all: category::WRITTEN, any: there, returned: there };
+        let flags = if is_stopped { CHECK_WPASYNC } else { WP_MATCHING | CHECK_WPASYNC };
         let mut at = vma.start;
-        let mut registered = false;
+        let mut is_whole = false;
         while at < vma.end {
             let range = at..vma.end;
-            let flags = WP_MATCHING | CHECK_WPASYNC;
-            match pagemap_scan::scan(self.pagemap.as_fd(), &range, flags, &masks, regions) {
+            match pagemap_scan::scan(pagemap.as_fd(), &range, flags, &masks, regions) {
                 Ok((count, end)) => {
-                    regions[..count].iter().for_each(|region| push(runs, region.start..region.end));
-                    at = end.max(at + PAGE_SIZE);
-                }
-                Err(Errno::EPERM) if !registered => {
-                    registered = true;
-                    match userfaultfd::register_wp(self.uffd.as_fd(), &vma.range()) {
-                        Ok(()) => {}
-                        // The mapping is gone or has changed since it was listed, or holds something that cannot be
-                        // protected: it counts as written, whole, this time.
-                        Err(Errno::EINVAL | Errno::EBUSY | Errno::EPERM | Errno::ENOENT) => {
-                            push(runs, range);
-                            return Ok(());
-                        }
-                        Err(source) => return Err(self.failed("UFFDIO_REGISTER", vma, source)),
+                    let found = if is_whole { &[][..] } else { &regions[..count] };
+                    found.iter().for_each(|region| push(runs, region.start..region.end));
+                    if end <= at {
+                        // No kernel does that; what it has not looked at must not pass for clean.
+                        present::join(runs, range);
+                        return Ok(());
                     }
+                    at = end;
                 }
-                Err(Errno::EPERM) => {
+                Err(Errno::EPERM) if !is_whole => {
                     push(runs, range);
+                    if is_stopped || !self.register(vma)? {
+                        return Ok(());
+                    }
+                    // The scan is repeated for its protection only.
+                    is_whole = true;
+                }
+                Err(Errno::EPERM) => return Ok(()),
+                // It made an execve, or ended, just now.
+                Err(Errno::ESRCH) => {
+                    self.is_orphaned = true;
+                    present::join(runs, range);
                     return Ok(());
                 }
                 Err(source) => return Err(self.failed("PAGEMAP_SCAN", vma, source)),
@@ -110,9 +142,29 @@ impl UffdWp {
         Ok(())
     }
 
+    /// Registers a mapping; false where that cannot be. It is then whole in every collection: it is gone or has changed
+    /// since it was listed, holds something that cannot be protected, or belongs to another address space than ours.
+    fn register(&mut self, vma: &Vma) -> Result<bool, TrackerError> {
+        match userfaultfd::register_wp(self.uffd.as_fd(), &vma.range()) {
+            Ok(()) => Ok(true),
+            Err(Errno::EINVAL | Errno::EBUSY | Errno::EPERM | Errno::ENOENT) => Ok(false),
+            Err(Errno::ENOMEM) => {
+                self.is_orphaned = true;
+                Ok(false)
+            }
+            Err(source) => Err(self.failed("UFFDIO_REGISTER", vma, source)),
+        }
+    }
+
     /// Pages of a private file mapping that look swapped and are not there: their own content may have been given back,
     /// which is never reported.
-    fn given_back(&self, vma: &Vma, regions: &mut [Region], runs: &mut Vec<Run>) -> Result<(), TrackerError> {
+    fn given_back(
+        &self,
+        pagemap: &File,
+        vma: &Vma,
+        regions: &mut [Region],
+        runs: &mut Vec<Run>,
+    ) -> Result<(), TrackerError> {
         let masks = Masks {
             inverted: category::PRESENT,
             all: category::PRESENT | category::SWAPPED,
@@ -121,8 +173,11 @@ impl UffdWp {
         };
         let mut at = vma.start;
         while at < vma.end {
-            let (count, end) = pagemap_scan::scan(self.pagemap.as_fd(), &(at..vma.end), 0, &masks, regions)
-                .map_err(|source| self.failed("PAGEMAP_SCAN", vma, source))?;
+            let (count, end) = match pagemap_scan::scan(pagemap.as_fd(), &(at..vma.end), 0, &masks, regions) {
+                // It made an execve, or ended, just now: the mapping counts as written as it is.
+                Err(Errno::ESRCH) => return Ok(()),
+                found => found.map_err(|source| self.failed("PAGEMAP_SCAN", vma, source))?,
+            };
             regions[..count].iter().for_each(|region| push(runs, region.start..region.end));
             at = end.max(at + PAGE_SIZE);
         }
@@ -139,24 +194,44 @@ impl Tracker for UffdWp {
         "uffd-wp"
     }
 
-    fn collect(&mut self, vmas: &[Vma], _is_stopped: bool) -> Result<Vec<Run>, TrackerError> {
-        let mut regions = vec![Region::default(); REGIONS];
-        let mut runs = Vec::new();
-        for vma in vmas {
-            if vma.is_vdso() {
-                push(&mut runs, vma.range());
-                continue;
-            }
-            let mut here = Vec::new();
-            self.collect_one(vma, &mut regions, &mut here)?;
-            if vma.has_file() {
-                self.given_back(vma, &mut regions, &mut here)?;
-                here.sort_by_key(|run| run.vaddr);
-            }
-            here.iter().for_each(|run| super::present::join(&mut runs, run.vaddr..run.end()));
+    fn collect(&mut self, vmas: &[Vma], is_stopped: bool) -> Result<Vec<Run>, TrackerError> {
+        if is_stopped {
+            return self.collect_all(vmas, true);
         }
-        Ok(runs)
+        if self.is_orphaned {
+            tracing::info!(pid = %self.pid, "it made an execve: its new memory is tracked from here on");
+            *self = UffdWp::attach(self.pid)?;
+        }
+        if reads_directly(self.pid)? {
+            let frozen = seize::seize(self.pid)?;
+            let collected = self.collect_all(vmas, false);
+            frozen.thaw()?;
+            return collected;
+        }
+        let collected = self.collect_all(vmas, false)?;
+        if reads_directly(self.pid)? {
+            // A file was opened for direct reads meanwhile, and one may have been on its way into any page.
+            let mut all = Vec::new();
+            vmas.iter().for_each(|vma| push(&mut all, vma.range()));
+            return Ok(all);
+        }
+        Ok(collected)
     }
+}
+
+fn open_pagemap(pid: Pid) -> Result<File, TrackerError> {
+    File::open(format!("/proc/{pid}/pagemap")).map_err(|source| TrackerError::Open { pid, source })
+}
+
+/// Whether a file is open past the page cache (O_DIRECT): a device then writes into the process's pages, and no page
+/// table shows when.
+fn reads_directly(pid: Pid) -> Result<bool, TrackerError> {
+    let fds = fdinfo::list(pid).map_err(|error| {
+        let source = io::Error::other(error);
+        TrackerError::Open { pid, source }
+    })?;
+    let is_direct = |fd: i32| fdinfo::read(pid, fd).is_ok_and(|info| info.flags & libc::O_DIRECT as u32 != 0);
+    Ok(fds.into_iter().any(is_direct))
 }
 
 /// Tries it on memory of our own: written pages must be seen once, and no others.
@@ -170,6 +245,7 @@ pub fn self_test() -> Result<(), String> {
     (0..TEST_PAGES).for_each(|index| memory.bytes()[index * page] = 1);
     let uffd = userfaultfd::create().map_err(|errno| format!("userfaultfd: {errno}"))?;
     let tracker = UffdWp::with(this, uffd).map_err(|error| crate::commands::chain(&error))?;
+    let pagemap = open_pagemap(this).map_err(|error| crate::commands::chain(&error))?;
     let start = memory.addr();
     let range = start..start + (TEST_PAGES * page) as u64;
     userfaultfd::register_wp(tracker.uffd.as_fd(), &range)
@@ -179,7 +255,7 @@ pub fn self_test() -> Result<(), String> {
     let mut regions = vec![Region::default(); TEST_PAGES];
     let mut seen = || -> Result<Vec<Region>, String> {
         let flags = WP_MATCHING | CHECK_WPASYNC;
-        let (count, _) = pagemap_scan::scan(tracker.pagemap.as_fd(), &range, flags, &masks, &mut regions)
+        let (count, _) = pagemap_scan::scan(pagemap.as_fd(), &range, flags, &masks, &mut regions)
             .map_err(|errno| format!("PAGEMAP_SCAN: {errno}"))?;
         Ok(regions[..count].to_vec())
     };

@@ -1,0 +1,99 @@
+//! Changes of a memory map that a tracker could be fooled by, one at a time: half of a mapping replaced after it was
+//! listed, whole page tables moved to where others were tracked, an execve.
+//!
+//! `GODWIT_STEPS` names the compiled program, for a machine without a compiler.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod remote;
+mod support;
+
+use std::path::Path;
+
+use godwit_dumper::predump::rounds;
+use godwit_dumper::predump::tracker::{self, Choice, Run, Tracker, soft_dirty, uffd_wp};
+use godwit_dumper::procfs::maps::{self, Vma};
+use godwit_wire::plan::PAGE_SIZE;
+use nix::sys::signal::{Signal, kill};
+use remote::{Victim, compile};
+
+const AREA: u64 = 0x2000_0000_0000;
+const AREA_PAGES: u64 = 2048;
+
+fn listed(victim: &Victim) -> Vec<Vma> {
+    rounds::with_pages(victim.pid(), &maps::read(victim.pid()).unwrap())
+}
+
+/// Which pages of the area are in `runs`, by number.
+fn of_area(runs: &[Run]) -> Vec<u64> {
+    let has = |at: u64| runs.iter().any(|run| run.vaddr <= at && at < run.end());
+    (0..AREA_PAGES).filter(|page| has(AREA + page * PAGE_SIZE)).collect()
+}
+
+fn step(victim: &Victim, word: &str) {
+    kill(victim.pid(), Signal::SIGUSR1).unwrap();
+    victim.wait_for(word);
+}
+
+fn follow(choice: Choice, dir: &Path, program: &Path) {
+    let victim = Victim::start(dir, program, &[]);
+    victim.wait_for("READY");
+    let mut tracker = tracker::attach(choice, victim.pid()).unwrap();
+    let (all, none): (Vec<u64>, Vec<u64>) = ((0..AREA_PAGES).collect(), Vec::new());
+    let collect =
+        |tracker: &mut Box<dyn Tracker>| of_area(&tracker.collect(&listed(&victim), false).unwrap());
+    let before = listed(&victim);
+    assert_eq!(of_area(&tracker.collect(&before, false).unwrap()), all);
+    assert_eq!(collect(&mut tracker), none);
+
+    step(&victim, "REPLACED");
+    // As in a round that listed the mappings just before.
+    let found = of_area(&tracker.collect(&before, false).unwrap());
+    let lost = (0..100).map(|i| 2 * i).chain(AREA_PAGES / 2..AREA_PAGES).find(|page| !found.contains(page));
+    assert_eq!(lost, None, "a written page was not reported");
+    collect(&mut tracker);
+    assert_eq!(collect(&mut tracker), none);
+
+    step(&victim, "MAPPED");
+    collect(&mut tracker);
+    collect(&mut tracker);
+    step(&victim, "MOVED");
+    assert_eq!(collect(&mut tracker), all, "pages that were moved to tracked addresses");
+    collect(&mut tracker);
+    assert_eq!(collect(&mut tracker), none);
+
+    step(&victim, "EXECUTED");
+    assert_eq!(collect(&mut tracker), all, "the memory after an execve");
+    collect(&mut tracker);
+    collect(&mut tracker);
+    assert_eq!(collect(&mut tracker), none, "the new memory is not tracked");
+}
+
+fn follow_with(choice: Choice) {
+    let dir = tempfile::tempdir().unwrap();
+    let program = match std::env::var_os("GODWIT_STEPS") {
+        Some(program) => program.into(),
+        None => compile(dir.path(), "cc", "steps", &["-static"]),
+    };
+    follow(choice, dir.path(), &program);
+}
+
+#[test]
+fn uffd_wp_is_not_fooled() {
+    require!("root");
+    if let Err(why) = uffd_wp::self_test() {
+        eprintln!("SKIP uffd-wp: {why}");
+        return;
+    }
+    follow_with(Choice::UffdWp);
+}
+
+#[test]
+fn soft_dirty_is_not_fooled() {
+    require!("root");
+    if let Err(why) = soft_dirty::self_test() {
+        // Not a SKIP line: the guest has such a kernel.
+        eprintln!("not on this kernel: {why}");
+        return;
+    }
+    follow_with(Choice::SoftDirty);
+}
