@@ -4,15 +4,15 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use godwit_wire::journal::{self, Event};
+use godwit_wire::journal::{self, Event, Facts, Journal, Summary};
 use nix::unistd::Pid;
 use serde_json::json;
 
 use crate::error::DumpError;
-use crate::handover::freezer::{Freezer, Hold};
+use crate::handover::chain;
+use crate::handover::freezer::Freezer;
 use crate::prepare::root::Root;
 use crate::prepare::survey;
-use crate::procfs::{host, stat};
 use crate::refusal::Findings;
 
 /// Looks at a process without touching it.
@@ -60,40 +60,63 @@ pub fn to_json(pid: Pid, findings: &Findings) -> String {
         .to_string()
 }
 
-/// Thaws what a killed dumper left frozen, where no hand-over holds it, and says what was done.
+/// Thaws what a killed dumper left frozen, where no hand-over holds it, and says what was done and what is left to
+/// decide.
 ///
 /// A freeze is undone only if no journal holds `restore-sent` or later for that process and no living dumper
 /// holds the journal's lock.
 ///
 /// # Errors
-/// When the state directory cannot be read.
+/// When the state directory cannot be read. Trouble with one session is told in its line.
 pub fn sweep(state_dir: &Path) -> Result<Vec<String>, DumpError> {
     let mut lines = Vec::new();
-    let boot = host::boot_id()?;
     for listed in journal::list(state_dir)? {
-        let Ok(summary) = &listed.summary else { continue };
-        if listed.locked || summary.state != Some(Event::Freezing) {
-            continue;
-        }
-        let Some(mut journal) = journal::Journal::try_lock(state_dir, &listed.id)? else { continue };
-        let facts = journal.summary().facts;
-        let (Some(pid), Some(hold)) = (facts.pid, facts.cgroup.as_deref().and_then(Hold::from_record)) else {
-            continue;
+        let told = match &listed.summary {
+            _ if listed.locked => Ok(None),
+            Ok(_) => sweep_one(state_dir, &listed.id),
+            Err(error) => Err(chain(error)),
         };
-        if facts.boot_id.as_deref() == Some(&boot) {
-            let pid = Pid::from_raw(pid);
-            let same = stat::read(pid).is_ok_and(|stat| Some(stat.start_time) == facts.start_time);
-            if same || matches!(hold, Hold::Cgroup { .. }) {
-                let freezer = Freezer::adopt(pid, hold)
-                    .map_err(|source| DumpError::sys("cgroup v2", "mounting it", source))?;
-                freezer.thaw()?;
-                lines.push(format!("session {}: process {pid} runs again", listed.id));
-            }
+        match told {
+            Ok(line) => lines.extend(line.map(|line| format!("session {}: {line}", listed.id))),
+            Err(why) => lines.push(format!("session {}: cannot be swept: {why}", listed.id)),
         }
-        journal.append(Event::Thawed, journal::Facts::default())?;
     }
     if lines.is_empty() {
         lines.push("nothing was left behind".to_owned());
     }
     Ok(lines)
+}
+
+fn sweep_one(state_dir: &Path, id: &str) -> Result<Option<String>, String> {
+    let Some(mut journal) = Journal::try_lock(state_dir, id).map_err(|error| chain(&error))? else {
+        return Ok(None);
+    };
+    // Read under the lock: the dumper may have gone on, and died, since the directory was listed.
+    let Summary { state, facts, .. } = journal.summary();
+    let freezer = Freezer::of_journal(&facts).map_err(|error| chain(&error))?;
+    let pid = facts.pid.unwrap_or(0);
+    match state {
+        Some(Event::Freezing) => {
+            let mut line = None;
+            if let Some(freezer) = freezer {
+                freezer.thaw().map_err(|error| chain(&error))?;
+                if freezer.is_alive().map_err(|error| chain(&error))? {
+                    line = Some(format!("process {pid} runs again"));
+                }
+            }
+            let text = Some("doctor --sweep".to_owned());
+            journal
+                .append(Event::Thawed, Facts { text, ..Facts::default() })
+                .map_err(|error| chain(&error))?;
+            Ok(line)
+        }
+        Some(Event::RestoreSent | Event::Committing | Event::Killed) => {
+            Ok(Some(format!("its hand-over was cut off, run `godwit session resolve {id}`")))
+        }
+        Some(Event::Thawed | Event::Released) => {
+            let removed = freezer.is_some_and(|freezer| freezer.remove_empty());
+            Ok(removed.then(|| format!("the empty cgroup of process {pid} is removed")))
+        }
+        _ => Ok(None),
+    }
 }

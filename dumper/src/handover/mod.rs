@@ -19,10 +19,12 @@
 
 pub mod freezer;
 
+use std::io;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use godwit_wire::control::SessionResolved;
 use godwit_wire::fault;
 use godwit_wire::journal::{Event, Facts, Journal};
 use godwit_wire::quic::Identity;
@@ -105,13 +107,18 @@ pub fn end(
         keys: keys.clone(),
         address: address.clone(),
         kill_first: has_locks && target.is_same_machine(),
+        was_stopped: frozen.stopped_by().is_some(),
     };
     if options.restore && options.no_kill_first && hand_over.kill_first {
         return Err(refuse_kill_first(root.pid));
     }
     let outcome = if options.restore { hand_over.restore() } else { hand_over.kill() };
-    if !options.restore && outcome.is_ok() {
-        target.close()?;
+    if !options.restore
+        && outcome.is_ok()
+        && let Err(error) = target.close()
+    {
+        // The images were acknowledged as durable and the process is dead: the dump is done.
+        tracing::warn!(%error, "the page server did not confirm the end of the session");
     }
     // Lifts our own stop: a source that was not killed runs on, or lies in the lasting freeze.
     drop(frozen);
@@ -150,6 +157,27 @@ pub struct HandOver<'a> {
     pub address: String,
     /// Kill the source before the restore, for the sake of its file locks.
     pub kill_first: bool,
+    /// A stop signal had stopped the process before we came.
+    pub was_stopped: bool,
+}
+
+/// Text of a first record: the images are kept, and nothing was or will be asked to restore them.
+const KEPT: &str = "the images are to be kept, not restored";
+
+/// Whether the journal is that of a dump which only kills the process once its images are whole.
+pub fn is_kept(journal: &Journal) -> bool {
+    let first = journal.records().first().and_then(|record| record.facts.as_ref()?.text.as_deref());
+    first == Some(KEPT)
+}
+
+/// How the destination answers when it is to let its copy run.
+enum Answer {
+    /// It runs, as this process.
+    Runs(u32),
+    /// It does not run, and will not: the images are the copy.
+    Lost(String),
+    /// Not known; to be asked again.
+    Unknown(String),
 }
 
 impl HandOver<'_> {
@@ -160,14 +188,15 @@ impl HandOver<'_> {
     /// [`DumpError::NotRestored`] and all others: the process runs on once our stop is lifted;
     /// [`DumpError::Undecided`] and [`DumpError::LostAfterCommit`] as they say.
     pub fn restore(&self) -> Result<HandedOver, DumpError> {
-        let mut held = self.freeze()?;
+        let mut held = self.freeze(None)?;
         if self.kill_first {
             return self.kill_then_restore(&mut held);
         }
         let restored = self.restore_beside(&mut held)?;
-        held.commit_to_forward(self)?;
+        held.commit_to_forward(self, true)?;
         held.kill(self)?;
-        self.release(&mut held, &restored)
+        let first = self.commit(&held);
+        self.release(&mut held, first, restored.pid)
     }
 
     /// Kills the process once its sealed images are the copy: a dump that is not to be restored.
@@ -175,25 +204,30 @@ impl HandOver<'_> {
     /// # Errors
     /// As [`HandOver::restore`].
     pub fn kill(&self) -> Result<HandedOver, DumpError> {
-        let mut held = self.freeze()?;
-        held.commit_to_forward(self)?;
+        let mut held = self.freeze(Some(KEPT))?;
+        held.commit_to_forward(self, false)?;
         held.kill(self)?;
-        held.note(Event::Released, Facts::default())?;
+        held.note_end();
         Ok(HandedOver::default())
     }
 
     /// Journal first, then the freeze that outlives us.
-    fn freeze(&self) -> Result<Held, DumpError> {
+    fn freeze(&self, text: Option<&str>) -> Result<Held, DumpError> {
         let id = self.session_id();
+        let root = self.root;
+        let pidfd = root.pidfd.try_clone().map_err(|source| {
+            DumpError::sys(format!("process {}", root.pid), "duplicating its descriptor", source)
+        })?;
+        let freezer = Freezer::plan(root.pid, root.start_time, pidfd, &id, &self.cgroup, self.was_stopped);
         let mut journal = Journal::create(&self.state_dir, &id)?;
-        let freezer = Freezer::plan(self.root.pid, &id, &self.cgroup);
-        journal.append(Event::Open, self.facts())?;
+        let text = text.map(str::to_owned);
+        journal.append(Event::Open, Facts { text, ..self.facts() })?;
+        let token = journal.current_token()?;
         point("source.before.freezing", &id)?;
         let hold = Facts { cgroup: Some(freezer.hold().to_record()), ..Facts::default() };
         journal.append(Event::Freezing, hold)?;
-        let token = journal.current_token()?;
-        let mut held = Held { journal, freezer, token };
-        let frozen = point("source.after.freezing", &id).and_then(|()| Ok(held.freezer.freeze()?));
+        let mut held = Held { journal, freezer, token, id };
+        let frozen = point("source.after.freezing", &held.id).and_then(|()| Ok(held.freezer.freeze()?));
         match frozen {
             Ok(()) => Ok(held),
             Err(error) => Err(held.thaw_because(error)),
@@ -208,7 +242,10 @@ impl HandOver<'_> {
             session: Some(self.sink.name().to_owned()),
             images_dir: Some(self.sink.opened().images_dir.clone()),
             peer: Some(self.address.clone()),
-            work_dir: Some(self.keys.display().to_string()),
+            // Whoever resolves it may stand in another directory.
+            work_dir: Some(
+                std::path::absolute(&self.keys).unwrap_or(self.keys.clone()).display().to_string(),
+            ),
             ..Facts::default()
         }
     }
@@ -223,7 +260,9 @@ impl HandOver<'_> {
         if let Err(error) = point("source.before.restore-sent", &id) {
             return Err(held.thaw_because(error));
         }
-        held.note(Event::RestoreSent, Facts::default())?;
+        if let Err(error) = held.note(Event::RestoreSent, Facts::default()) {
+            return Err(held.thaw_because(error));
+        }
         if let Err(error) = point("source.after.restore-sent", &id) {
             return Err(self.abort(held, error));
         }
@@ -241,72 +280,121 @@ impl HandOver<'_> {
         let aborted = self.sink.link().abort("the source gives up").or_else(|_| self.abort_anew(held));
         match aborted {
             Ok(()) => held.thaw_because(cause),
-            Err(unreachable) => DumpError::Undecided {
-                session: self.session_id(),
-                why: format!(
-                    "{cause}; the page server could not be asked to give its copy up ({unreachable})"
-                ),
-            },
+            Err(why) => {
+                self.undecided(format!("{}; the page server did not give its copy up ({why})", chain(&cause)))
+            }
         }
     }
 
-    /// The same over a new connection.
-    fn abort_anew(&self, held: &Held) -> Result<(), LinkError> {
+    /// The same over a new connection. An answer is not yet consent: the state in it is.
+    fn abort_anew(&self, held: &Held) -> Result<(), String> {
+        let proof = Event::RestoreSent.word();
+        let answer = self.resolve_anew(held, Decision::Source, proof).map_err(|error| chain(&error))?;
+        match answer.state == Event::Aborted.word() {
+            true => Ok(()),
+            false => Err(format!("its copy is {}: {}", answer.state, answer.text)),
+        }
+    }
+
+    fn resolve_anew(
+        &self,
+        held: &Held,
+        decision: Decision,
+        proof: &str,
+    ) -> Result<SessionResolved, LinkError> {
         let link = Link::connect(&self.address, &Identity::client(&self.keys), LinkOptions::default())?;
-        let id = self.sink.session_id();
-        link.resolve(id, held.token, Decision::Source, false, Event::RestoreSent.word()).map(drop)
+        link.resolve(self.sink.session_id(), held.token, decision, false, proof)
     }
 
     /// The order for file locks: the source dies first, its sealed images are the copy.
     fn kill_then_restore(&self, held: &mut Held) -> Result<HandedOver, DumpError> {
-        held.commit_to_forward(self)?;
+        held.commit_to_forward(self, false)?;
         held.kill(self)?;
-        let restored = self.sink.link().restore().map_err(|error| DumpError::LostAfterCommit {
-            session: self.session_id(),
-            why: error.to_string(),
-        })?;
-        self.release(held, &restored)
+        match self.sink.link().restore() {
+            Ok(restored) => {
+                let first = self.commit(held);
+                self.release(held, first, restored.pid)
+            }
+            Err(LinkError::RestoreFailed { reason, log_tail, .. }) => {
+                Err(self.lost(format!("{reason}{}", tail(&log_tail))))
+            }
+            // The restore may go on there, so nobody may be told to restore by hand.
+            Err(error) => self.release(held, Answer::Unknown(chain(&error)), 0),
+        }
     }
 
     /// The source is dead: the destination lets its copy run. The request can be repeated.
-    fn release(&self, held: &mut Held, restored: &Restored) -> Result<HandedOver, DumpError> {
-        let mut outcome = self.sink.link().commit(held.token).map(|done| done.pid);
+    fn release(&self, held: &mut Held, first: Answer, restored_pid: u32) -> Result<HandedOver, DumpError> {
+        let mut answer = first;
         for _ in 1..COMMIT_TRIES {
-            match &outcome {
-                Ok(_) | Err(LinkError::ReleaseFailed { .. }) => break,
-                Err(error) => tracing::warn!(%error, "asking the page server again to let the process run"),
-            }
+            let Answer::Unknown(why) = &answer else { break };
+            tracing::warn!(why, "asking the page server again to let the process run");
             std::thread::sleep(COMMIT_PAUSE);
-            outcome = self.commit_anew(held);
+            answer = self.commit_anew(held);
         }
-        match outcome {
-            Ok(pid) => {
+        match answer {
+            Answer::Runs(pid) => {
                 let running_at = Some(Instant::now());
-                point("source.before.released", &self.session_id())?;
-                held.note(Event::Released, Facts::default())?;
-                point("source.after.released", &self.session_id())?;
-                let pid = if pid == 0 { restored.pid } else { pid };
+                point("source.before.released", &held.id)?;
+                held.note_end();
+                point("source.after.released", &held.id)?;
+                let pid = if pid == 0 { restored_pid } else { pid };
                 Ok(HandedOver { restored_pid: Some(pid as i32), running_at })
             }
-            Err(LinkError::ReleaseFailed { reason, log_tail, .. }) => Err(DumpError::LostAfterCommit {
-                session: self.session_id(),
-                why: format!("{reason}{}", tail(&log_tail)),
-            }),
-            Err(error) => Err(DumpError::Undecided {
-                session: self.session_id(),
-                why: format!(
-                    "the source is dead, and the page server did not say that its copy runs ({error})"
-                ),
-            }),
+            Answer::Lost(why) => Err(self.lost(why)),
+            Answer::Unknown(why) => Err(self.undecided(format!(
+                "the source is dead, and the page server did not say that its copy runs ({why})"
+            ))),
         }
     }
 
-    fn commit_anew(&self, held: &Held) -> Result<u32, LinkError> {
-        let link = Link::connect(&self.address, &Identity::client(&self.keys), LinkOptions::default())?;
-        let id = self.sink.session_id();
-        let proof = Event::Killed.word();
-        link.resolve(id, held.token, Decision::Destination, false, proof).map(|resolved| resolved.pid)
+    fn commit(&self, held: &Held) -> Answer {
+        match self.sink.link().commit(held.token) {
+            Ok(done) => Answer::Runs(done.pid),
+            Err(LinkError::ReleaseFailed { reason, log_tail, .. }) => {
+                Answer::Lost(format!("{reason}{}", tail(&log_tail)))
+            }
+            Err(error) => Answer::Unknown(chain(&error)),
+        }
     }
+
+    fn commit_anew(&self, held: &Held) -> Answer {
+        let answer = match self.resolve_anew(held, Decision::Destination, Event::Killed.word()) {
+            Ok(answer) => answer,
+            Err(error) => return Answer::Unknown(chain(&error)),
+        };
+        let told = format!("its copy is {}: {}", answer.state, answer.text);
+        match state_of(&answer.state) {
+            Some(Event::Running | Event::Done) => Answer::Runs(answer.pid),
+            Some(Event::Failed | Event::Aborted) => Answer::Lost(told),
+            _ => Answer::Unknown(told),
+        }
+    }
+
+    fn undecided(&self, why: String) -> DumpError {
+        DumpError::Undecided { session: self.session_id(), why }
+    }
+
+    fn lost(&self, why: String) -> DumpError {
+        DumpError::LostAfterCommit { session: self.session_id(), why }
+    }
+}
+
+/// The state that a page server's word stands for.
+pub fn state_of(word: &str) -> Option<Event> {
+    let all = [
+        Event::Open,
+        Event::Prepared,
+        Event::Restoring,
+        Event::Restored,
+        Event::Committing,
+        Event::Running,
+        Event::Done,
+        Event::Aborted,
+        Event::Failed,
+        Event::Released,
+    ];
+    all.into_iter().find(|event| event.word() == word)
 }
 
 /// The frozen source, with its journal.
@@ -314,6 +402,7 @@ struct Held {
     journal: Journal,
     freezer: Freezer,
     token: u64,
+    id: String,
 }
 
 impl Held {
@@ -322,11 +411,18 @@ impl Held {
         Ok(())
     }
 
+    /// All is done; a journal that cannot say so is no reason to call it failed: `session resolve` finds it done.
+    fn note_end(&mut self) {
+        if let Err(error) = self.note(Event::Released, Facts::default()) {
+            tracing::warn!(%error, "the hand-over is done, but its journal does not say so");
+        }
+    }
+
     /// Lets the source run on, and hands the cause back. Our own stop is still to be lifted by the caller.
     fn thaw_because(&mut self, cause: DumpError) -> DumpError {
         if let Err(error) = self.freezer.thaw() {
             return DumpError::Undecided {
-                session: self.journal.path().display().to_string(),
+                session: self.id.clone(),
                 why: format!("{cause}; and the freeze could not be undone ({error})"),
             };
         }
@@ -337,42 +433,60 @@ impl Held {
         cause
     }
 
-    /// The last look at the token, then the word that cannot be taken back.
-    fn commit_to_forward(&mut self, of: &HandOver<'_>) -> Result<(), DumpError> {
-        let id = of.session_id();
-        if let Err(error) = point("source.before.committing", &id) {
-            return Err(of.abort(self, error));
-        }
-        let now = self.journal.current_token()?;
+    /// The last look at the token, then the word that cannot be taken back. `was_asked` tells whether the
+    /// destination was asked to restore, so that it must give its copy up before the source may run on.
+    fn commit_to_forward(&mut self, of: &HandOver<'_>, was_asked: bool) -> Result<(), DumpError> {
+        let now = match point("source.before.committing", &self.id)
+            .and_then(|()| Ok(self.journal.current_token()?))
+        {
+            Ok(token) => token,
+            Err(error) => return Err(self.give_up(of, error, was_asked)),
+        };
         if now != self.token {
-            return Err(DumpError::Undecided {
-                session: id,
-                why: format!("an operator decides (token {now}, ours is {})", self.token),
+            return Err(of.undecided(format!("an operator decides (token {now}, ours is {})", self.token)));
+        }
+        if let Err(error) = self.note(Event::Committing, Facts::default()) {
+            // Whoever reads the journal next goes by what is in the file, so that is what counts here too.
+            let is_there = self.journal.current_token().map(|_| self.journal.has(Event::Committing));
+            return Err(match is_there {
+                Ok(false) => self.give_up(of, error, was_asked),
+                _ => of.undecided(chain(&error)),
             });
         }
-        self.note(Event::Committing, Facts::default())?;
-        point("source.after.committing", &id)
+        point("source.after.committing", &self.id).map_err(|error| of.undecided(chain(&error)))
+    }
+
+    fn give_up(&mut self, of: &HandOver<'_>, cause: DumpError, was_asked: bool) -> DumpError {
+        if was_asked { of.abort(self, cause) } else { self.thaw_because(cause) }
     }
 
     fn kill(&mut self, of: &HandOver<'_>) -> Result<(), DumpError> {
-        let id = of.session_id();
-        self.freezer.kill().map_err(|error| DumpError::Undecided {
-            session: id.clone(),
-            why: format!("the frozen source could not be killed ({error})"),
-        })?;
-        point("source.before.killed", &id)?;
-        self.note(Event::Killed, Facts::default())?;
-        point("source.after.killed", &id)
+        let undecided = |error: String| of.undecided(format!("the frozen source was given up: {error}"));
+        self.freezer.kill().map_err(|error| undecided(chain(&error)))?;
+        point("source.before.killed", &self.id).map_err(|error| undecided(chain(&error)))?;
+        if let Err(error) = self.note(Event::Killed, Facts::default()) {
+            // The journal says `committing`, and a source that is gone counts as killed: only forward.
+            tracing::warn!(%error, "the source is dead, but its journal does not say so");
+        }
+        point("source.after.killed", &self.id).map_err(|error| undecided(chain(&error)))
     }
 }
 
 /// A place where tests make the source fail.
-fn point(name: &str, session: &str) -> Result<(), DumpError> {
+fn point(name: &'static str, session: &str) -> Result<(), DumpError> {
     if !fault::any_armed() {
         return Ok(());
     }
     fault::point(name)
-        .map_err(|injected| DumpError::Undecided { session: session.to_owned(), why: injected.to_string() })
+        .map_err(|injected| DumpError::sys(format!("session {session}"), name, io::Error::other(injected)))
+}
+
+/// An error with its causes, in one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
 }
 
 fn tail(log: &str) -> String {

@@ -1,0 +1,213 @@
+//! Real processes, held, let go and killed. They need root and cgroup v2.
+
+use std::process::{Child, Command, Stdio};
+
+use super::*;
+use crate::freeze::seize;
+
+struct Victim(Child);
+
+impl Victim {
+    fn start() -> Victim {
+        let mut command = Command::new("sleep");
+        Victim(command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id() as i32)
+    }
+
+    fn cgroup(&self) -> String {
+        let memberships = membership::read(self.pid()).unwrap();
+        let found = memberships.into_iter().find(|member| member.hierarchy == 0).unwrap();
+        String::from_utf8(found.path).unwrap()
+    }
+
+    fn state(&self) -> char {
+        char::from(stat::read(self.pid()).unwrap().state)
+    }
+
+    fn freezer(&self, name: &str) -> Freezer {
+        let start_time = stat::read(self.pid()).unwrap().start_time;
+        let pidfd = sys::pidfd::open(self.pid()).unwrap();
+        Freezer::plan(self.pid(), start_time, pidfd, name, &self.cgroup(), false)
+    }
+
+    /// As a later program finds it in the journal.
+    fn found(&self, freezer: &Freezer) -> Freezer {
+        let facts = Facts {
+            pid: Some(freezer.pid.as_raw()),
+            start_time: Some(freezer.start_time),
+            boot_id: Some(host::boot_id().unwrap()),
+            cgroup: Some(freezer.hold().to_record()),
+            ..Facts::default()
+        };
+        Freezer::of_journal(&facts).unwrap().unwrap()
+    }
+}
+
+impl Drop for Victim {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// A cgroup of the test's own, in the root of the hierarchy.
+struct Cgroup {
+    root: OwnedFd,
+    name: String,
+}
+
+impl Cgroup {
+    fn make(name: &str) -> Cgroup {
+        let (root, name) = (sys::mount::cgroup2().unwrap(), format!("test-{}-{name}", std::process::id()));
+        mkdirat(&root, name.as_str(), Mode::from_bits_truncate(0o755)).unwrap();
+        Cgroup { root, name }
+    }
+
+    fn take(&self, victim: &Victim) {
+        let path = format!("{}/cgroup.procs", self.name);
+        let file =
+            openat(&self.root, path.as_str(), OFlag::O_WRONLY | OFlag::O_CLOEXEC, Mode::empty()).unwrap();
+        std::fs::File::from(file).write_all(victim.pid().to_string().as_bytes()).unwrap();
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        let _ = unlinkat(&self.root, self.name.as_str(), UnlinkatFlags::RemoveDir);
+    }
+}
+
+/// Whether these tests can do anything here.
+fn can_run() -> bool {
+    let can = sys::mount::cgroup2().is_ok();
+    if !can {
+        println!("SKIP: cgroup v2 cannot be mounted here");
+    }
+    can
+}
+
+#[test]
+fn a_frozen_process_goes_back_to_where_it_was() {
+    if !can_run() {
+        return;
+    }
+    let (victim, home) = (Victim::start(), Cgroup::make("home"));
+    home.take(&victim);
+    let freezer = victim.freezer("back");
+    assert!(matches!(freezer.hold(), Hold::Cgroup { nested: true, .. }), "{:?}", freezer.hold());
+    freezer.freeze().unwrap();
+    assert_eq!(victim.cgroup(), format!("/{}/godwit-back", home.name));
+    let later = victim.found(&freezer);
+    assert!(later.is_alive().unwrap());
+    later.thaw().unwrap();
+    assert_eq!(victim.cgroup(), format!("/{}", home.name));
+    later.thaw().unwrap();
+    assert!(!later.remove_empty(), "nothing is left to be removed");
+}
+
+#[test]
+fn a_process_dies_though_its_hold_is_gone() {
+    if !can_run() {
+        return;
+    }
+    let victim = Victim::start();
+    let freezer = victim.freezer("gone");
+    freezer.freeze().unwrap();
+    freezer.thaw().unwrap();
+    let later = victim.found(&freezer);
+    assert!(later.is_alive().unwrap());
+    later.kill().unwrap();
+    assert_eq!(victim.state(), 'Z');
+    assert!(!later.is_alive().unwrap(), "a zombie does not live");
+}
+
+#[test]
+fn a_traced_process_is_killed_whole_while_its_tracer_lives() {
+    if !can_run() {
+        return;
+    }
+    let victim = Victim::start();
+    let frozen = seize::seize(victim.pid()).unwrap();
+    let freezer = victim.freezer("traced");
+    freezer.freeze().unwrap();
+    freezer.kill().unwrap();
+    assert!(!freezer.is_alive().unwrap());
+    assert!(!freezer.exists(&freezer.hold.path().unwrap()).unwrap());
+    drop(frozen);
+}
+
+#[test]
+fn a_later_process_of_the_same_number_is_left_alone() {
+    if !can_run() {
+        return;
+    }
+    let victim = Victim::start();
+    let mut freezer = victim.freezer("later");
+    freezer.start_time -= 1;
+    let later = victim.found(&freezer);
+    assert!(!later.is_alive().unwrap());
+    later.kill().unwrap();
+    let stopped = Freezer { hold: Hold::Stopped, ..victim.found(&freezer) };
+    stopped.freeze().unwrap();
+    stopped.kill().unwrap();
+    assert_eq!(victim.state(), 'S');
+}
+
+#[test]
+fn a_stop_of_ours_is_undone_and_one_of_the_users_is_not() {
+    let victim = Victim::start();
+    let start_time = stat::read(victim.pid()).unwrap().start_time;
+    let hold = |hold| Freezer {
+        pid: victim.pid(),
+        start_time,
+        pidfd: Some(sys::pidfd::open(victim.pid()).unwrap()),
+        hold,
+        root: None,
+    };
+    let wait_for = |state| {
+        let begun = Instant::now();
+        while victim.state() != state {
+            assert!(begun.elapsed() < Duration::from_secs(5), "it is {}, not {state}", victim.state());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    };
+    let ours = hold(Hold::Stopped);
+    let frozen = seize::seize(victim.pid()).unwrap();
+    ours.freeze().unwrap();
+    drop(frozen);
+    wait_for('T');
+    let users = hold(Hold::AlreadyStopped);
+    users.freeze().unwrap();
+    users.thaw().unwrap();
+    assert_eq!(victim.state(), 'T');
+    ours.thaw().unwrap();
+    wait_for('S');
+    ours.kill().unwrap();
+    wait_for('Z');
+}
+
+#[test]
+fn a_record_reads_back_and_foreign_text_does_not() {
+    for nested in [false, true] {
+        let (name, origin) = ("godwit-17".to_owned(), "user.slice/a:b".to_owned());
+        let hold = Hold::Cgroup { name, origin, nested };
+        assert_eq!(Hold::from_record(&hold.to_record()), Some(hold));
+    }
+    for hold in [Hold::Stopped, Hold::AlreadyStopped] {
+        assert_eq!(Hold::from_record(&hold.to_record()), Some(hold));
+    }
+    for bad in [
+        "",
+        "cgroup:",
+        "cgroup:/etc:x",
+        "cgroup:godwit-1/../x:y",
+        "cgroup:other:y",
+        "sigstop:x",
+        "cgroup-in:godwit-1:../y",
+    ] {
+        assert_eq!(Hold::from_record(bad), None, "{bad}");
+    }
+}
