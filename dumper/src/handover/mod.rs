@@ -42,8 +42,8 @@ use freezer::Freezer;
 
 /// How often a lost answer to `Commit` is asked for again, and how long in between.
 const COMMIT_TRIES: u32 = 5;
-/// Pause between two tries.
-const COMMIT_PAUSE: Duration = Duration::from_millis(500);
+/// Pause between two tries to reach the page server anew.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// How a hand-over ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -277,7 +277,15 @@ impl HandOver<'_> {
 
     /// Asks the destination to give its copy up; only its word lets the source run on.
     fn abort(&self, held: &mut Held, cause: DumpError) -> DumpError {
-        let aborted = self.sink.link().abort("the source gives up").or_else(|_| self.abort_anew(held));
+        let mut aborted = self.sink.link().abort("the source gives up").map_err(|error| chain(&error));
+        for pause in [Duration::ZERO, PAUSE, PAUSE] {
+            if aborted.is_ok() {
+                break;
+            }
+            // A server that is just taking the session up answers a moment later.
+            std::thread::sleep(pause);
+            aborted = self.abort_anew(held);
+        }
         match aborted {
             Ok(()) => held.thaw_because(cause),
             Err(why) => {
@@ -329,7 +337,7 @@ impl HandOver<'_> {
         for _ in 1..COMMIT_TRIES {
             let Answer::Unknown(why) = &answer else { break };
             tracing::warn!(why, "asking the page server again to let the process run");
-            std::thread::sleep(COMMIT_PAUSE);
+            std::thread::sleep(PAUSE);
             answer = self.commit_anew(held);
         }
         match answer {
