@@ -107,15 +107,22 @@ impl Vma {
 }
 
 /// Parses maps or smaps: the latter has lines `Key: value` behind each mapping's own.
+///
+/// The kernel writes these files in pieces. If the process changes its map between two of them, a mapping may reach
+/// into the one before it; it is then listed without that part.
 pub fn parse(text: &[u8]) -> Result<Vec<Vma>, ParseError> {
     let mut vmas: Vec<Vma> = Vec::new();
+    let mut known_until = 0;
     for line in lines(text) {
         // Keys of smaps begin with a capital letter, addresses are written in small ones.
         if !line[0].is_ascii_uppercase() {
-            let vma = parse_header(line)?;
-            if vmas.last().is_some_and(|last| vma.start < last.end) {
-                return Err(ParseError::new("maps order", line));
+            let mut vma = parse_header(line)?;
+            if vma.start < known_until {
+                let known = known_until.min(vma.end) - vma.start;
+                vma.start += known;
+                vma.pgoff = vma.pgoff.saturating_add(if vma.has_file() { known } else { 0 });
             }
+            known_until = known_until.max(vma.end);
             vmas.push(vma);
             continue;
         }
@@ -132,6 +139,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Vma>, ParseError> {
             _ => {}
         }
     }
+    vmas.retain(|vma| vma.start < vma.end);
     Ok(vmas)
 }
 

@@ -27,16 +27,21 @@ mod bit {
     pub const PRESENT: u64 = 1 << 63;
     pub const SWAPPED: u64 = 1 << 62;
     pub const FILE: u64 = 1 << 61;
+    /// A guard region (Linux 6.15).
+    pub const GUARD: u64 = 1 << 58;
     pub const SOFT_DIRTY: u64 = 1 << 55;
 }
 
 /// Which pages are asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// Present or swapped, without the zero page and without pages that are still the file's.
+    /// Present or swapped, without the zero page, guards, and pages that are still the file's.
     Alive,
     /// Of those, the ones that are soft-dirty.
     SoftDirty,
+    /// Guards (MADV_GUARD_INSTALL): they look swapped and can be neither read nor written. Linux 6.13 and 6.14 have
+    /// them and do not say so.
+    Guards,
 }
 
 /// The page tables of one process.
@@ -45,6 +50,8 @@ pub struct PageTables {
     pid: Pid,
     pagemap: File,
     scans: bool,
+    /// The category of guards, or 0 where the kernel does not know it.
+    guard: u64,
 }
 
 impl PageTables {
@@ -55,7 +62,7 @@ impl PageTables {
     pub fn open(pid: Pid) -> Result<PageTables, TrackerError> {
         let open = File::open(format!("/proc/{pid}/pagemap"));
         let pagemap = open.map_err(|source| TrackerError::Open { pid, source })?;
-        Ok(PageTables { pid, pagemap, scans: true })
+        Ok(PageTables { pid, pagemap, scans: true, guard: category::GUARD })
     }
 
     /// The pages asked for, sorted, of mappings in order of address. All pages of the vDSO are alive.
@@ -71,28 +78,47 @@ impl PageTables {
                 }
                 continue;
             }
-            if self.scans {
-                match self.scan(which, vma, &mut runs) {
-                    Err(TrackerError::Scan { source: Errno::ENOTTY | Errno::EINVAL, .. }) => {
-                        tracing::debug!(pid = %self.pid, "no PAGEMAP_SCAN, reading the pagemap");
-                        self.scans = false;
-                    }
-                    done => {
-                        done?;
-                        continue;
-                    }
-                }
+            if !self.scan_if_possible(which, vma, &mut runs)? {
+                self.read(which, vma, &mut runs)?;
             }
-            self.read(which, vma, &mut runs)?;
         }
         Ok(runs)
     }
 
+    /// Scans a mapping; false where the kernel cannot. An unknown category is refused before anything is reported.
+    fn scan_if_possible(
+        &mut self,
+        which: Which,
+        vma: &Vma,
+        runs: &mut Vec<PageRun>,
+    ) -> Result<bool, TrackerError> {
+        while self.scans {
+            match self.scan(which, vma, runs) {
+                Err(TrackerError::Scan { source: Errno::EINVAL, .. }) if self.guard != 0 => {
+                    tracing::debug!(pid = %self.pid, "this kernel does not tell guards");
+                    self.guard = 0;
+                }
+                Err(TrackerError::Scan { source: Errno::ENOTTY | Errno::EINVAL, .. }) => {
+                    tracing::debug!(pid = %self.pid, "no PAGEMAP_SCAN, reading the pagemap");
+                    self.scans = false;
+                }
+                done => return done.map(|()| true),
+            }
+        }
+        Ok(false)
+    }
+
     fn scan(&self, which: Which, vma: &Vma, runs: &mut Vec<PageRun>) -> Result<(), TrackerError> {
-        let clean = category::PFNZERO | category::FILE;
+        let clean = category::PFNZERO | category::FILE | self.guard;
         let there = category::PRESENT | category::SWAPPED;
-        let dirty = if which == Which::SoftDirty { category::SOFT_DIRTY } else { 0 };
-        let masks = Masks { inverted: clean, all: clean | dirty, any: there, returned: there };
+        let masks = match which {
+            Which::Alive => Masks { inverted: clean, all: clean, any: there, returned: there },
+            Which::SoftDirty => {
+                Masks { inverted: clean, all: clean | category::SOFT_DIRTY, any: there, returned: there }
+            }
+            Which::Guards if self.guard == 0 => return Ok(()),
+            Which::Guards => Masks { inverted: 0, all: self.guard, any: 0, returned: self.guard },
+        };
         let mut regions = vec![Region::default(); REGIONS];
         let mut at = vma.start;
         while at < vma.end {
@@ -135,16 +161,28 @@ impl PageTables {
 }
 
 fn is_wanted(which: Which, word: u64) -> bool {
-    let alive = word & (bit::PRESENT | bit::SWAPPED) != 0 && word & bit::FILE == 0;
-    alive && (which == Which::Alive || word & bit::SOFT_DIRTY != 0)
+    let alive = word & (bit::PRESENT | bit::SWAPPED) != 0 && word & (bit::FILE | bit::GUARD) == 0;
+    match which {
+        Which::Alive => alive,
+        Which::SoftDirty => alive && word & bit::SOFT_DIRTY != 0,
+        Which::Guards => word & bit::GUARD != 0,
+    }
 }
 
-/// Pages that are present or swapped, without the zero page and without pages that are still the file's.
+/// Pages that are present or swapped, without the zero page, guards, and pages that are still the file's.
 ///
 /// # Errors
 /// When the page tables cannot be read.
 pub fn alive(pid: Pid, vmas: &[Vma]) -> Result<Vec<PageRun>, TrackerError> {
     PageTables::open(pid)?.pages(Which::Alive, vmas)
+}
+
+/// Pages that are guards, as far as the kernel tells.
+///
+/// # Errors
+/// When the page tables cannot be read.
+pub fn guards(pid: Pid, vmas: &[Vma]) -> Result<Vec<PageRun>, TrackerError> {
+    PageTables::open(pid)?.pages(Which::Guards, vmas)
 }
 
 /// Appends pages behind the last run, to which they are joined if they touch it.
