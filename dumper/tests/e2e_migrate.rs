@@ -66,6 +66,23 @@ fn memory_and_map_that_change_all_the_time_arrive_whole() {
     }
 }
 
+/// Writes in bursts all over memory, so that a collection is hundreds of runs long and takes as long as a burst,
+/// beside a neighbour that takes the processor away in the middle of it.
+#[test]
+fn scattered_bursts_in_the_middle_of_a_collection_are_not_lost() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    let scene = Scene::new("bursts");
+    let server = Server::start(&scene, CriuVersion::V4_2);
+    let mut neighbour = Victim::start(&scene, "busy", &["8", "2", "5000"]);
+    for turn in 0..8 {
+        let mut victim = Victim::start(&scene, "busy", &["32", "2", "1000", "20000"]);
+        let moved = moved::migrate(&scene, &mut victim, &server, &["--max-rounds", "3"]);
+        assert_eq!(moved.check(&victim), Verdict::Ok, "turn {turn}");
+        Witness::read(victim.dir()).unwrap().expect_one_life();
+    }
+    assert_eq!(neighbour.check(), Verdict::Ok);
+}
+
 #[test]
 fn every_victim_survives_a_migration() {
     require!("root", "cc", "criu-4.2", "page-server");
