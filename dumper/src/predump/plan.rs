@@ -78,3 +78,63 @@ fn push(runs: &mut Vec<PageRun>, start: u64, end: u64, flags: u32) {
         _ => runs.push(PageRun { vaddr: start, nr_pages, flags }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use godwit_wire::plan::{PAGE_SIZE, PageOwner};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Sorted runs over a small range of pages, some touching, and the pages in them.
+    fn runs() -> impl Strategy<Value = (Vec<PageRun>, BTreeSet<u64>)> {
+        proptest::collection::vec((0u64..4, 1u64..6), 0..12).prop_map(|pieces| {
+            let (mut at, mut runs, mut pages) = (0, Vec::new(), BTreeSet::new());
+            for (gap, nr_pages) in pieces {
+                at += gap;
+                runs.push(PageRun { vaddr: at * PAGE_SIZE, nr_pages, flags: PE_PRESENT });
+                pages.extend(at..at + nr_pages);
+                at += nr_pages;
+            }
+            (runs, pages)
+        })
+    }
+
+    fn pages_of(runs: &[PageRun], flags: u32) -> BTreeSet<u64> {
+        let with_flags = runs.iter().filter(|run| run.flags == flags);
+        with_flags.flat_map(|run| run.vaddr / PAGE_SIZE..run.end() / PAGE_SIZE).collect()
+    }
+
+    proptest! {
+        #[test]
+        fn every_page_that_is_alive_is_listed_once_and_on_purpose(
+            (alive, alive_pages) in runs(),
+            (dirty, dirty_pages) in runs(),
+            (covered, covered_pages) in runs(),
+            has_base in any::<bool>(),
+        ) {
+            let base = PagesPlan { owner: PageOwner::Task(1), pages_id: 1, runs: covered };
+            let listed = split(&alive, &dirty, has_base.then_some(&base));
+            prop_assert!(listed.iter().all(|run| run.nr_pages > 0));
+            prop_assert!(listed.windows(2).all(|pair| pair[0].end() <= pair[1].vaddr));
+            let left: BTreeSet<u64> =
+                alive_pages.iter().copied().filter(|page| {
+                    has_base && covered_pages.contains(page) && !dirty_pages.contains(page)
+                }).collect();
+            prop_assert_eq!(&pages_of(&listed, PE_PARENT), &left);
+            let sent: BTreeSet<u64> = alive_pages.difference(&left).copied().collect();
+            prop_assert_eq!(pages_of(&listed, PE_PRESENT), sent);
+        }
+
+        #[test]
+        fn a_list_without_an_alive_set_has_the_whole_base((listed, pages) in runs(), (covered, covered_pages) in runs()) {
+            let all = with_base(&listed, &covered);
+            prop_assert!(all.windows(2).all(|pair| pair[0].end() <= pair[1].vaddr));
+            prop_assert_eq!(&pages_of(&all, PE_PRESENT), &pages);
+            let added: BTreeSet<u64> = covered_pages.difference(&pages).copied().collect();
+            prop_assert_eq!(pages_of(&all, PE_PARENT), added);
+        }
+    }
+}
