@@ -179,7 +179,7 @@ fn uffd_wp_misses_no_page_of_a_program_that_changes_its_map() {
 fn soft_dirty_misses_no_page_of_a_program_that_changes_its_map() {
     require!("root", "cc");
     if let Err(why) = tracker::soft_dirty::self_test() {
-        // Not a SKIP line: the guest has such a kernel and runs this there.
+        // Not a SKIP line: most kernels have no such bits. `vm_soft_dirty` migrates on one that has them.
         eprintln!("not on this kernel: {why}");
         return;
     }
