@@ -104,8 +104,8 @@ pub enum DumpError {
     },
     /// The hand-over was cut off where only the two journals together can tell which copy lives.
     #[error(
-        "the hand-over of session {session} is undecided: {why}; the process lies still here, \
-         run `godwit session resolve {session}`"
+        "the hand-over of session {session} is undecided: {why}; nothing of it runs here, and \
+         `godwit session resolve {session}` (with the same --state-dir) ends it"
     )]
     Undecided {
         /// The session.

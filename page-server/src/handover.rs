@@ -90,6 +90,7 @@ impl Desks {
         &self,
         state_dir: &Path,
         settings: RestoreSettings,
+        may_restore: bool,
         resolve: &SessionResolve,
     ) -> Reply {
         let id = SessionId(resolve.session_id);
@@ -103,6 +104,11 @@ impl Desks {
         if resolve.decision() == Decision::Source {
             desk.cancel.store(true, Ordering::Release);
         }
+        if resolve.decision() == Decision::Destination && !may_restore {
+            let text = "this page server was started without --restore".to_owned();
+            let hint = format!("run there: godwit-page-server session release {id}");
+            return fault(Code::NoRestore, text, &hint);
+        }
         let mut handover = desk.handover();
         let raised = raise(&mut handover, resolve.token, &format!("the source is {}", resolve.proof));
         let token = match raised {
@@ -114,7 +120,8 @@ impl Desks {
             let text = format!("the source's journal says {:?}, not that its tree was killed", resolve.proof);
             return fault(Code::Undecided, text, "`godwit session resolve` at the source kills it first");
         }
-        let text = decide(&mut handover, resolve.decision(), token).unwrap_or_else(|error| chain(&error));
+        let text = decide(&mut handover, resolve.decision(), token, resolve.proof == Event::Killed.word())
+            .unwrap_or_else(|error| chain(&error));
         let summary = handover.status().summary;
         tracing::info!(session = %id, state = ?summary.state, "resolved: {text}");
         SessionResolved {
@@ -127,12 +134,14 @@ impl Desks {
     }
 }
 
-/// Carries out a decision under the token in force; returns what was done, in words. A decision that comes too late
+/// Carries out a decision under the token in force. `source_is_dead`: the source's journal says so, and then what was
+/// aborted here may be restored again; returns what was done, in words. A decision that comes too late
 /// is an error, and changes nothing.
 pub(crate) fn decide(
     handover: &mut Handover,
     decision: Decision,
     token: u64,
+    source_is_dead: bool,
 ) -> Result<String, HandoverError> {
     let state = handover.status().summary.state;
     match decision {
@@ -142,6 +151,12 @@ pub(crate) fn decide(
             Ok("what was restored is gone: the source may run on".to_owned())
         }
         Decision::Destination => {
+            let mut state = state;
+            if source_is_dead && matches!(state, Some(Event::Aborted | Event::Failed)) {
+                // The source's tree is dead, so the images are the only copy.
+                handover.prepare_again("resolved: the source is dead")?;
+                state = handover.status().summary.state;
+            }
             if state == Some(Event::Prepared) {
                 handover.restore()?;
             }

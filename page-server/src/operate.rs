@@ -51,6 +51,6 @@ pub fn resolve(state_dir: &Path, id: &str, settings: RestoreSettings, runs: bool
     let mut handover = Handover::reopen(state_dir, id, settings)?;
     let decision = if runs { Decision::Destination } else { Decision::Source };
     let token = handover.journal_mut().raise_token("decided at this host by an operator")?;
-    println!("{}", decide(&mut handover, decision, token)?);
+    println!("{}", decide(&mut handover, decision, token, false)?);
     Ok(())
 }

@@ -281,7 +281,12 @@ impl Client {
                 Some(Request::Query(query)) => self.voice.say(query_session(shared, &query))?,
                 Some(Request::Resolve(resolve)) => {
                     let (state_dir, settings) = (&shared.options.state_dir, shared.settings.clone());
-                    self.voice.say(shared.desks.resolve(state_dir, settings, &resolve))?;
+                    self.voice.say(shared.desks.resolve(
+                        state_dir,
+                        settings,
+                        shared.options.restore.is_some(),
+                        &resolve,
+                    ))?;
                 }
                 _ => return Ok(()),
             }

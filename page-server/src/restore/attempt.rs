@@ -151,13 +151,15 @@ impl Attempt {
     /// # Errors
     /// When something may be left: the attempt must not be called aborted.
     pub(super) fn kill(&self) -> io::Result<()> {
-        self.work.put_abort()?;
+        // The mark keeps an init that is not announced yet from beginning; one that is announced is killed all the same
+        // when a full disk takes no mark.
+        let marked = self.work.put_abort();
         let deadline = Instant::now() + ANNOUNCE_LIMIT + Duration::from_secs(1);
         let init = loop {
             match self.work.init()? {
                 Some(init) => break init,
-                // An init that nobody announces gives up before it starts criu.
-                None if Instant::now() > deadline => return Ok(()),
+                // An init that nobody announces gives up before it starts criu, if it finds the mark.
+                None if Instant::now() > deadline => return marked,
                 None => std::thread::sleep(POLL_INTERVAL),
             }
         };

@@ -176,7 +176,8 @@ fn reap(work: &WorkDir, criu: Pid) -> io::Result<()> {
             continue;
         }
         if status.success() {
-            work.put_outcome("ok")?;
+            // The tree runs from here on, and this process must outlive it: a disk that is full now is waited for.
+            announce_success(work);
             continue;
         }
         if matches!(work.outcome(), Ok(None)) {
@@ -185,6 +186,19 @@ fn reap(work: &WorkDir, criu: Pid) -> io::Result<()> {
         kill_all();
         return Err(io::Error::other(format!("criu restore failed: {status}")));
     }
+}
+
+/// Says that criu ended well, again and again beside the reaping until the disk takes it.
+fn announce_success(work: &WorkDir) {
+    if work.put_outcome("ok").is_ok() {
+        return;
+    }
+    let work = work.clone();
+    std::thread::spawn(move || {
+        while work.put_outcome("ok").is_err() {
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    });
 }
 
 /// Kills whatever a failed criu left. In a pid namespace the end of this process does so; in the host's it must be

@@ -519,7 +519,18 @@ impl Handover {
                 self.note(Event::Done, Facts::default())?;
                 Ok(self.running(start))
             }
-            Err(e) => self.fail(Event::Failed, e.to_string(), self.log_tail()),
+            Err(e) => {
+                let alive = attempt.work.init().ok().flatten().filter(|init| init.is_alive());
+                let why = match alive {
+                    Some(init) => format!(
+                        "{e}; its tree may run: it lies below process {} here, look there before its images are \
+                         restored again",
+                        init.pid
+                    ),
+                    None => e.to_string(),
+                };
+                self.fail(Event::Failed, why, self.log_tail())
+            }
         }
     }
 

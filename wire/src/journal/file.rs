@@ -22,6 +22,10 @@ const RECORD_LEN_MAX: usize = 64 << 10;
 /// Largest journal that is read, in bytes: some hundred thousand records.
 const FILE_LEN_MAX: u64 = 64 << 20;
 
+/// How often a lock is tried that somebody has, and the pause in between.
+const LOCK_TRIES: u32 = 10;
+const LOCK_PAUSE: std::time::Duration = std::time::Duration::from_millis(10);
+
 /// An open journal under this program's lock, which ends with the value or with the program.
 #[derive(Debug)]
 pub struct Journal {
@@ -329,11 +333,17 @@ fn next_record(rest: &[u8]) -> Next {
     }
 }
 
-fn lock(file: File, path: &Path) -> Result<Flock<File>, JournalError> {
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => JournalError::Locked { path: path.to_owned() },
-        errno => io_error("lock", path)(errno.into()),
-    })
+/// Takes the lock. Somebody who only looks whether it is held has it for a moment, so it is tried a few times.
+fn lock(mut file: File, path: &Path) -> Result<Flock<File>, JournalError> {
+    for _ in 0..LOCK_TRIES {
+        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+            Err((back, Errno::EWOULDBLOCK)) => file = back,
+            Err((_, errno)) => return Err(io_error("lock", path)(errno.into())),
+            Ok(locked) => return Ok(locked),
+        }
+        std::thread::sleep(LOCK_PAUSE);
+    }
+    Err(JournalError::Locked { path: path.to_owned() })
 }
 
 fn open_options() -> OpenOptions {
