@@ -92,6 +92,7 @@ static int vectors, vector_bytes, masks;
 static volatile uint64_t *progress;
 static sigset_t mask;
 static stack_t altstack;
+static volatile int has_altstack;
 static int is_sleeper;
 static const char *mode;
 
@@ -187,6 +188,8 @@ static void on_alarm(int number)
 {
 	(void)number;
 	char here;
+	if (!has_altstack)
+		return;
 	if (&here < (char *)altstack.ss_sp || &here >= (char *)altstack.ss_sp + altstack.ss_size)
 		failed("handler off its stack", 0);
 	progress[2]++;
@@ -202,6 +205,7 @@ static __attribute__((noreturn)) void *live(void *unused)
 	altstack = (stack_t){ .ss_sp = aligned_alloc(4096, 65536), .ss_size = 65536 };
 	sigaltstack(&altstack, NULL);
 	sigaltstack(NULL, &altstack);
+	has_altstack = 1;
 	sigemptyset(&mask);
 	sigaddset(&mask, SIGUSR1);
 	sigaddset(&mask, SIGRTMIN + 7);
