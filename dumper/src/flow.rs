@@ -35,7 +35,8 @@ use crate::prepare::link::Target;
 use crate::prepare::root::Root;
 use crate::prepare::scripts::{self, Hook};
 use crate::prepare::{kerndat, leftovers, limits, survey};
-use crate::procfs::{stat, status, timers};
+use crate::procfs::maps::{self, Vma};
+use crate::procfs::{ProcfsError, stat, status, timers};
 use crate::refusal::{Findings, Loss};
 use crate::report::{DumpStats, Outcome, Report, RoundReport};
 use crate::step::{Step, Steps};
@@ -140,6 +141,7 @@ fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, 
     let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
     let frozen =
         steps.run(Step::CollectPstree, || Ok(seize::seize_within(host.root.pid, options.freeze_timeout)?))?;
+    host.root.check_alive()?;
     Ok(Stopped { frozen, freezing: alarm.elapsed(), alarm })
 }
 
@@ -186,6 +188,7 @@ fn dump_task<'a>(
     let says = steps.run(Step::DumpTask, || ask(&stopped.frozen))?; // the last remote calls
     stopped.alarm.check(Step::DumpTask)?;
     let begun = Instant::now();
+    let flags = FlagsReader::start(host.root.pid);
     let listed = rounds::list_last(&host.root, rounds, options.alive_set)?;
     survey::late_mappings(&host.root, &listed.vmas)?;
     let plan = rounds.final_plan(&listed);
@@ -195,16 +198,29 @@ fn dump_task<'a>(
     let (sent, state) = std::thread::scope(|scope| {
         let (plan, round, sink) = (&listed.plan, images.plan().round, images.sink());
         let pages = scope.spawn(move || source.send(plan, round, sink));
-        let state = task_state(host, stopped, &says, &listed, &collected);
+        let state = flags.join().and_then(|flagged| task_state(host, stopped, &says, flagged, &collected));
         (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
     });
-    let (sent, state) = (sent?, state?);
+    let (state, sent) = (state?, sent?); // a mapping that cannot be dumped is a better reason than a page of it
     images.pages_sent(PAGES_ID, &sent);
     for image in &state.images {
         images.put(image.clone())?;
     }
     rounds.read_latency_us += &sent.read_latency_us;
     Ok(Dumped { images, collected, listed, sent, state, memdump: begun.elapsed() })
+}
+
+/// Reads the mappings with their VmFlags while the pages are listed and sent: that walks all page tables.
+struct FlagsReader(std::thread::JoinHandle<Result<Vec<Vma>, ProcfsError>>);
+
+impl FlagsReader {
+    fn start(pid: Pid) -> FlagsReader {
+        FlagsReader(std::thread::spawn(move || maps::read_with_flags(pid)))
+    }
+
+    fn join(self) -> Result<Vec<Vma>, DumpError> {
+        Ok(self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+    }
 }
 
 /// The stopped process's memory: a page that is listed must be there.
@@ -238,6 +254,7 @@ fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
 
 /// The task's own images, and what later steps need of it.
 struct State {
+    vmas: Vec<Vma>,
     images: Vec<(String, Bytes)>,
     table: FileTable,
     threads: Vec<Thread>,
@@ -247,14 +264,14 @@ fn task_state(
     host: &Host,
     stopped: &Stopped,
     says: &Says,
-    listed: &Listed,
+    flagged: Vec<Vma>,
     collected: &Collected,
 ) -> Result<State, DumpError> {
     let (root, frozen) = (&host.root, &stopped.frozen);
     let pid = root.pid;
     let stat = stat::read(pid)?;
     let mut table = FileTable::default();
-    let vmas = vmas::entries(pid, &listed.vmas, &mut table)?;
+    let vmas = vmas::entries(pid, &flagged, &mut table)?;
     let fdinfo = files::dump(pid, &collected.descriptors, &mut table)?;
     let mut threads = Vec::with_capacity(frozen.threads().len());
     for (thread, says) in frozen.threads().iter().zip(&says.threads) {
@@ -279,7 +296,7 @@ fn task_state(
         descriptors.push(entry);
     }
     images.push((ImageKind::Fdinfo.file_name(u64::from(ids::TASK_FILES_ID)), descriptors.finish()?));
-    Ok(State { images, table, threads })
+    Ok(State { vmas: flagged, images, table, threads })
 }
 
 fn single(kind: ImageKind, id: u64, record: &impl prost::Message) -> Result<(String, Bytes), DumpError> {
@@ -311,7 +328,7 @@ fn finish(
     steps.run(Step::VerifyTtySids, || finish::tty_sids(root.pid))?;
     steps.run(Step::DumpZombies, || finish::zombies(root.pid, &state.threads))?;
     let pstree = steps.run(Step::DumpPstree, || Ok(finish::pstree(&status, &state.threads)?))?;
-    steps.run(Step::DumpShmem, || finish::shmem(root.pid, &listed.vmas))?;
+    steps.run(Step::DumpShmem, || finish::shmem(root.pid, &state.vmas))?;
     steps.run(Step::DumpNamespaces, || finish::namespaces(root.pid))?;
     let clocks = steps.run(Step::DumpTimeNs, || clocks::image(root.pid))?;
     steps.run(Step::DumpCgroups, || finish::cgroups(root, &host.cgroup))?;

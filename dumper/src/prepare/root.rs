@@ -1,6 +1,6 @@
 //! The root of the tree: which process it is, pinned so that a pid that is taken anew cannot stand for it.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -55,6 +55,14 @@ impl Root {
         findings.verdict()?;
         let inside = status.ns_pid.last().copied().unwrap_or(status.pid) as u32;
         Ok(Root { pid, inside, pidfd, start_time: stat.start_time, boot_id: host::boot_id()? })
+    }
+
+    /// Errs when the process is gone: what has its pid now is another.
+    ///
+    /// # Errors
+    /// [`DumpError::Died`].
+    pub fn check_alive(&self) -> Result<(), DumpError> {
+        sys::pidfd::send_signal(self.pidfd.as_fd(), 0).map_err(|_| DumpError::Died { pid: self.pid })
     }
 
     /// Its cgroup v2 path; empty where there is no such hierarchy.
