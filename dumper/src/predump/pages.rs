@@ -190,6 +190,7 @@ struct Reader<'a> {
     placed: &'a [(PageRun, Range<u64>)],
     round: u32,
     sink: &'a dyn Sink,
+    mem: Option<File>,
 }
 
 impl<'a> Reader<'a> {
@@ -200,7 +201,7 @@ impl<'a> Reader<'a> {
         round: u32,
         sink: &'a dyn Sink,
     ) -> Reader<'a> {
-        Reader { source, plan, placed, round, sink }
+        Reader { source, plan, placed, round, sink, mem: None }
     }
 
     /// Reads one extent, hands it over and returns its hash.
@@ -239,7 +240,7 @@ impl<'a> Reader<'a> {
         pieces
     }
 
-    fn read(&self, pieces: &[Remote], bytes: &mut [u8], tally: &mut Tally) -> Result<(), PagesError> {
+    fn read(&mut self, pieces: &[Remote], bytes: &mut [u8], tally: &mut Tally) -> Result<(), PagesError> {
         let mut done = 0;
         while done < bytes.len() {
             let rest = behind(pieces, done);
@@ -252,25 +253,38 @@ impl<'a> Reader<'a> {
                 Err(Errno::ESRCH) => return Err(PagesError::Died { pid: self.source.pid }),
                 Ok(_) | Err(_) => {}
             }
-            let page = &mut bytes[done..done + PAGE_SIZE as usize];
-            self.read_one(rest[0].addr, page, tally)?;
-            done += PAGE_SIZE as usize;
+            let until = done + rest[0].len;
+            done += self.read_refused(rest[0].addr, &mut bytes[done..until], tally)?;
         }
         Ok(())
     }
 
-    /// Reads a page that `process_vm_readv` refuses, such as one without read permission.
-    fn read_one(&self, vaddr: u64, page: &mut [u8], tally: &mut Tally) -> Result<(), PagesError> {
-        let mem = File::open(format!("/proc/{}/mem", self.source.pid));
-        match mem.and_then(|mem| mem.read_exact_at(page, vaddr)) {
-            Ok(()) => Ok(()),
-            Err(_) if self.source.live => {
-                page.fill(0);
+    /// Reads pages that `process_vm_readv` refuses, such as those without read permission: as far as they can be read,
+    /// or one that is gone. Returns how many bytes it settled.
+    fn read_refused(&mut self, vaddr: u64, into: &mut [u8], tally: &mut Tally) -> Result<usize, PagesError> {
+        let page = PAGE_SIZE as usize;
+        match self.mem().and_then(|mem| mem.read_at(into, vaddr)) {
+            Ok(read) if read >= page => Ok(read - read % page),
+            _ if self.source.live => {
+                into[..page].fill(0);
                 tally.gone.insert(vaddr);
-                Ok(())
+                Ok(page)
+            }
+            Ok(_) => {
+                let source = io::ErrorKind::UnexpectedEof.into();
+                Err(PagesError::Unreadable { pid: self.source.pid, vaddr, source })
             }
             Err(source) => Err(PagesError::Unreadable { pid: self.source.pid, vaddr, source }),
         }
+    }
+
+    /// The process's memory as a file, opened once it is needed.
+    fn mem(&mut self) -> io::Result<&File> {
+        let mem = match self.mem.take() {
+            Some(mem) => mem,
+            None => File::open(format!("/proc/{}/mem", self.source.pid))?,
+        };
+        Ok(self.mem.insert(mem))
     }
 
     fn hand_over(&self, first: u64, bytes: Bytes, tally: &mut Tally) -> Result<(), PagesError> {
