@@ -7,6 +7,8 @@ use nix::unistd::Pid;
 
 use crate::collect::{file_locks, lsm, namespaces, seccomp};
 use crate::error::DumpError;
+use crate::predump::rounds;
+use crate::predump::tracker::present;
 use crate::prepare::root::Root;
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{cgroup, stat, status, tree};
@@ -46,10 +48,21 @@ pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
         Seen { descriptors: files::open_all(root.pid, &root.pidfd)?, vmas: maps::read_with_flags(root.pid)? };
     file_locks::check_mapped(root.pid, &seen.descriptors, &seen.vmas, findings);
     process(root.pid, findings)?;
+    guards(root.pid, &seen.vmas, findings)?;
     seccomp(root.pid, findings)?;
     lsm(root.pid, findings)?;
     namespaces::check(root.pid, findings)?;
     Ok(seen)
+}
+
+/// Guard regions (MADV_GUARD_INSTALL): memory that ends the program which touches it, until it is restored.
+fn guards(pid: Pid, vmas: &[Vma], findings: &mut Findings) -> Result<(), DumpError> {
+    let pages: u64 =
+        present::guards(pid, &rounds::with_pages(pid, vmas))?.iter().map(|run| run.nr_pages).sum();
+    if pages > 0 {
+        findings.lose(Subject::Process(pid), format!("its {pages} guard pages become ordinary memory"));
+    }
+    Ok(())
 }
 
 /// Ends the look before the freeze: refusals are errors, and so are losses when `strict`.

@@ -71,6 +71,8 @@ impl PageTables {
     /// When the page tables cannot be read.
     pub fn pages(&mut self, which: Which, vmas: &[Vma]) -> Result<Vec<PageRun>, TrackerError> {
         let mut runs = Vec::new();
+        // One for all: a process may have tens of thousands of mappings.
+        let mut regions = vec![Region::default(); REGIONS];
         for vma in vmas {
             if vma.is_vdso() {
                 if which == Which::Alive {
@@ -78,7 +80,7 @@ impl PageTables {
                 }
                 continue;
             }
-            if !self.scan_if_possible(which, vma, &mut runs)? {
+            if !self.scan_if_possible(which, vma, &mut regions, &mut runs)? {
                 self.read(which, vma, &mut runs)?;
             }
         }
@@ -90,10 +92,11 @@ impl PageTables {
         &mut self,
         which: Which,
         vma: &Vma,
+        regions: &mut [Region],
         runs: &mut Vec<PageRun>,
     ) -> Result<bool, TrackerError> {
         while self.scans {
-            match self.scan(which, vma, runs) {
+            match self.scan(which, vma, regions, runs) {
                 Err(TrackerError::Scan { source: Errno::EINVAL, .. }) if self.guard != 0 => {
                     tracing::debug!(pid = %self.pid, "this kernel does not tell guards");
                     self.guard = 0;
@@ -108,7 +111,13 @@ impl PageTables {
         Ok(false)
     }
 
-    fn scan(&self, which: Which, vma: &Vma, runs: &mut Vec<PageRun>) -> Result<(), TrackerError> {
+    fn scan(
+        &self,
+        which: Which,
+        vma: &Vma,
+        regions: &mut [Region],
+        runs: &mut Vec<PageRun>,
+    ) -> Result<(), TrackerError> {
         let clean = category::PFNZERO | category::FILE | self.guard;
         let there = category::PRESENT | category::SWAPPED;
         let masks = match which {
@@ -119,12 +128,10 @@ impl PageTables {
             Which::Guards if self.guard == 0 => return Ok(()),
             Which::Guards => Masks { inverted: 0, all: self.guard, any: 0, returned: self.guard },
         };
-        let mut regions = vec![Region::default(); REGIONS];
         let mut at = vma.start;
         while at < vma.end {
-            let (count, end) =
-                pagemap_scan::scan(self.pagemap.as_fd(), &(at..vma.end), 0, &masks, &mut regions)
-                    .map_err(|source| self.failed("PAGEMAP_SCAN", vma, source))?;
+            let (count, end) = pagemap_scan::scan(self.pagemap.as_fd(), &(at..vma.end), 0, &masks, regions)
+                .map_err(|source| self.failed("PAGEMAP_SCAN", vma, source))?;
             for region in &regions[..count] {
                 push(runs, region.start..region.end);
             }
@@ -135,7 +142,7 @@ impl PageTables {
 
     /// The older way. It cannot tell the zero page, which is then sent as a page of zeros.
     fn read(&self, which: Which, vma: &Vma, runs: &mut Vec<PageRun>) -> Result<(), TrackerError> {
-        let mut bytes = vec![0u8; WORDS * 8];
+        let mut bytes = vec![0u8; ((vma.len_bytes() / PAGE_SIZE) as usize).min(WORDS) * 8];
         let mut at = vma.start;
         while at < vma.end {
             let words = (((vma.end - at) / PAGE_SIZE) as usize).min(WORDS);
