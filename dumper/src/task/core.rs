@@ -1,11 +1,14 @@
 //! The registers of a thread, as `core-TID.img` holds them (images/core-x86.proto).
 
+use nix::errno::Errno;
+use nix::unistd::Pid;
+
 use godwit_wire::image::core_x86::{
     ThreadInfoX86, UserDescT, UserX86FpregsEntry, UserX86RegsEntry, UserX86XsaveEntry,
 };
 
 use crate::prepare::cpu::{Component, XsaveLayout};
-use crate::sys::ptrace::Regs;
+use crate::sys::ptrace::{self, Regs, UserDesc};
 
 /// Size of the legacy FXSAVE area, in bytes (Intel SDM vol. 1, 10.5.1).
 const FXSAVE_SIZE: usize = 512;
@@ -130,23 +133,42 @@ fn xsave(xstate: &[u8], layout: &XsaveLayout) -> UserX86XsaveEntry {
     }
 }
 
-/// The three thread-local entries of the GDT (12 to 14) of a thread that uses none of them: marked absent,
-/// as `PTRACE_GET_THREAD_AREA` reports an empty `user_desc` (arch/x86/kernel/tls.c, fill_user_desc).
-pub fn empty_tls() -> Vec<UserDescT> {
-    (12..15)
-        .map(|entry_number| UserDescT {
-            entry_number,
-            base_addr: 0,
-            limit: 0,
-            seg_32bit: false,
-            contents_h: false,
-            contents_l: false,
-            read_exec_only: true,
-            limit_in_pages: false,
-            seg_not_present: true,
-            usable: false,
-        })
-        .collect()
+/// First of the three thread-local entries of the GDT (arch/x86/include/asm/segment.h).
+const TLS_FIRST: u32 = 12;
+
+/// The three thread-local entries of the GDT of a thread that is stopped by us. A kernel without 32-bit programs has
+/// none that could be set, and does not tell: they are then marked absent.
+///
+/// # Errors
+/// The kernel's answer, when it is another.
+pub fn tls(tid: Pid) -> nix::Result<Vec<UserDescT>> {
+    let entry = |number| match ptrace::thread_area(tid, number) {
+        Ok(desc) => Ok(tls_entry(&desc)),
+        Err(Errno::EIO | Errno::ENOSYS) => {
+            Ok(tls_entry(&UserDesc { flags: TLS_ABSENT, entry_number: number, ..UserDesc::default() }))
+        }
+        Err(errno) => Err(errno),
+    };
+    (TLS_FIRST..TLS_FIRST + 3).map(entry).collect()
+}
+
+/// Flags of an empty entry: read_exec_only and seg_not_present (arch/x86/kernel/tls.c, fill_user_desc).
+const TLS_ABSENT: u32 = 1 << 3 | 1 << 5;
+
+fn tls_entry(desc: &UserDesc) -> UserDescT {
+    let has = |bit: u32| desc.flags & 1 << bit != 0;
+    UserDescT {
+        entry_number: desc.entry_number,
+        base_addr: desc.base_addr,
+        limit: desc.limit,
+        seg_32bit: has(0),
+        contents_l: has(1),
+        contents_h: has(2),
+        read_exec_only: has(3),
+        limit_in_pages: has(4),
+        seg_not_present: has(5),
+        usable: has(6),
+    }
 }
 
 fn words32(bytes: &[u8]) -> Vec<u32> {
@@ -183,6 +205,15 @@ mod tests {
         assert_eq!(xsave.pkru.len(), 2);
         assert!(xsave.zmm_upper.is_empty());
         assert_eq!(xsave.xstate_bv, 0b111 | 1 << 9);
+    }
+
+    #[test]
+    fn the_bits_of_a_segment_are_told_apart() {
+        let empty = tls_entry(&UserDesc { entry_number: 13, flags: TLS_ABSENT, ..UserDesc::default() });
+        assert!(empty.read_exec_only && empty.seg_not_present && !empty.usable && !empty.contents_h);
+        let used = tls_entry(&UserDesc { base_addr: 7, flags: 0b101_0101, ..UserDesc::default() });
+        assert!(used.seg_32bit && used.contents_h && !used.contents_l && used.limit_in_pages && used.usable);
+        assert!(!used.read_exec_only && !used.seg_not_present);
     }
 
     #[test]

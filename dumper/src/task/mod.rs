@@ -50,7 +50,8 @@ pub fn task_core(
         personality: attr::personality(pid)?,
         flags: stat.flags as u32,
         blk_sigset: sigmask,
-        comm: stat.comm.clone(),
+        // Not the name in `stat`, where the kernel escapes line ends and backslashes.
+        comm: attr::comm(pid, pid)?,
         timers: Some(says.timers.clone()),
         rlimits: Some(rlimits(pid)?),
         cg_set: Some(threads::CG_SET),

@@ -57,7 +57,8 @@ pub fn dump(
     }
     let status = status::read_thread(pid, tid)?;
     let regs = &stopped.regs_to_dump();
-    let info = core::thread_info(regs, &stopped.xstate, layout, says.clear_tid_addr, core::empty_tls())
+    let tls = core::tls(tid).map_err(failed("PTRACE_GET_THREAD_AREA"))?;
+    let info = core::thread_info(regs, &stopped.xstate, layout, says.clear_tid_addr, tls)
         .map_err(|error| DumpError::sys(format!("thread {tid}"), "reading its registers", bad(error)))?;
     let attr = sched::attr(tid).map_err(failed("sched_getattr"))?;
     let nice = sched::nice(tid).map_err(failed("getpriority"))?;

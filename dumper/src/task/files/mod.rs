@@ -11,6 +11,7 @@ pub mod table;
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use nix::errno::Errno;
@@ -152,10 +153,13 @@ fn is_terminal(target: &str) -> bool {
 
 /// Checks every descriptor; what cannot be dumped is refused by name.
 pub fn check_all(pid: Pid, all: &[Descriptor], findings: &mut Findings) {
+    let is_pipe = |target: &PathBuf| target.as_os_str().as_bytes().starts_with(b"pipe:[");
+    let pipes = all.iter().map(|descriptor| &descriptor.target).filter(|target| is_pipe(target));
+    let held_elsewhere = pipe::held_elsewhere(pid, &pipes.map(PathBuf::as_path).collect());
     for descriptor in all {
         match classify(pid, descriptor, findings) {
             Some(Kind::Regular) => reg::check(pid, descriptor, findings),
-            Some(Kind::Pipe) => pipe::check(pid, descriptor, all, findings),
+            Some(Kind::Pipe) => pipe::check(pid, descriptor, &held_elsewhere, findings),
             None => {}
         }
     }

@@ -1,9 +1,10 @@
 //! Pipes that lie wholly in the task: their ends, size and contents.
 
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
@@ -17,8 +18,13 @@ use crate::error::DumpError;
 use crate::refusal::Findings;
 use crate::sys;
 
-/// Refuses packet mode, and a pipe that another process holds an end of.
-pub fn check(pid: Pid, descriptor: &Descriptor, all: &[Descriptor], findings: &mut Findings) {
+/// Refuses packet mode, and a pipe that another process holds an end of (see [`held_elsewhere`]).
+pub fn check(
+    pid: Pid,
+    descriptor: &Descriptor,
+    held_elsewhere: &HashMap<PathBuf, i32>,
+    findings: &mut Findings,
+) {
     let subject = descriptor.subject(pid);
     if descriptor.file_flags() & libc::O_DIRECT as u32 != 0 {
         return findings.refuse(
@@ -27,11 +33,7 @@ pub fn check(pid: Pid, descriptor: &Descriptor, all: &[Descriptor], findings: &m
             "let the program use a stream pipe",
         );
     }
-    let first = all.iter().find(|other| other.stat.st_ino == descriptor.stat.st_ino);
-    if first.is_some_and(|first| first.fd != descriptor.fd) {
-        return;
-    }
-    if let Some(other) = other_holder(pid, &descriptor.target) {
+    if let Some(other) = held_elsewhere.get(&descriptor.target) {
         findings.refuse(
             subject,
             format!(
@@ -42,17 +44,23 @@ pub fn check(pid: Pid, descriptor: &Descriptor, all: &[Descriptor], findings: &m
     }
 }
 
-/// A process other than `pid` that holds an end of the pipe that `/proc/PID/fd` links name `target`.
-fn other_holder(pid: Pid, target: &Path) -> Option<i32> {
-    let processes = fs::read_dir("/proc").ok()?;
-    processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()).find(|&other| {
-        // The dumper's own duplicates are not an end held elsewhere.
-        other != pid.as_raw()
-            && other != std::process::id() as i32
-            && fs::read_dir(format!("/proc/{other}/fd")).is_ok_and(|fds| {
-                fds.flatten().any(|fd| fs::read_link(fd.path()).is_ok_and(|to| to == target))
-            })
-    })
+/// Of the pipes that `/proc/PID/fd` links name `pipes`, those that a process other than `pid` holds an end of, and one
+/// such process. All are looked for in one pass over all descriptors of the machine.
+pub fn held_elsewhere(pid: Pid, pipes: &HashSet<&Path>) -> HashMap<PathBuf, i32> {
+    let mut held = HashMap::new();
+    let Ok(processes) = fs::read_dir("/proc") else { return held };
+    // The dumper's own duplicates are not an end held elsewhere.
+    let ours = [pid.as_raw(), std::process::id() as i32];
+    let others = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
+    for other in others.filter(|other| !ours.contains(other) && !pipes.is_empty()) {
+        let Ok(fds) = fs::read_dir(format!("/proc/{other}/fd")) else { continue };
+        for target in fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()) {
+            if pipes.contains(target.as_path()) {
+                held.entry(target).or_insert(other);
+            }
+        }
+    }
+    held
 }
 
 /// The entry of an end of a pipe. Both ends carry the pipe's inode number.
