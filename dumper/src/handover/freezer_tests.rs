@@ -10,7 +10,18 @@ struct Victim(Child);
 impl Victim {
     fn start() -> Victim {
         let mut command = Command::new("sleep");
-        Victim(command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap())
+        let victim = Victim(command.arg("1000").stdin(Stdio::null()).stdout(Stdio::null()).spawn().unwrap());
+        // It sleeps once its program is loaded; until then it may be found at anything.
+        let begun = Instant::now();
+        while victim.state() != 'S' || !Self::comm_is_sleep(victim.pid()) {
+            assert!(begun.elapsed() < Duration::from_secs(10), "the victim does not start");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        victim
+    }
+
+    fn comm_is_sleep(pid: Pid) -> bool {
+        stat::read(pid).is_ok_and(|stat| stat.comm == b"sleep")
     }
 
     fn pid(&self) -> Pid {
