@@ -1,4 +1,5 @@
 //! What a killed dumper leaves in a process is taken away by the next one, and only that.
+#![allow(clippy::unwrap_used)]
 
 mod support;
 
