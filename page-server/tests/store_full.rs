@@ -123,6 +123,7 @@ fn refill(sink: &dyn Sink, slot: usize, number: u64) {
 fn a_full_file_system() {
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIP a_full_file_system: mounting a small tmpfs wants root");
+        assert!(std::env::var("GODWIT_REQUIRE").as_deref() != Ok("all"), "a required test cannot run");
         assert!(std::env::var("GODWIT_REQUIRE").is_err(), "skipped though required");
         return;
     }
