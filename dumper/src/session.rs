@@ -374,7 +374,7 @@ fn release(of: &SessionOf, journal: &mut Journal, forced: bool) -> Result<u8, Du
         Ok(answer) => answer,
         Err(error) if forced => {
             tell(format_args!("the source is dead; the destination cannot be asked ({})", chain(&error)));
-            tell(format_args!("  run there: godwit-page-server session release {}", of.id));
+            tell(format_args!("  run there: godwit-page-server session release --force {}", of.id));
             return Ok(0);
         }
         Err(error) => {
@@ -382,7 +382,7 @@ fn release(of: &SessionOf, journal: &mut Journal, forced: bool) -> Result<u8, Du
                 of,
                 format!(
                     "the source is dead, and the destination did not say that its copy runs ({}); run this again, \
-                     or there: godwit-page-server session release {}",
+                     or there: godwit-page-server session release --force {}",
                     chain(&error),
                     of.id
                 ),

@@ -2,17 +2,20 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use godwit_wire::control::{OpenSession, RoundFailed};
 use godwit_wire::error::Code;
 use godwit_wire::frame::{Secret, SessionId};
+use godwit_wire::journal;
 use godwit_wire::quic::random;
 use godwit_wire::session::{FrameGate, name};
 
 use crate::error::{chain, code_of};
-use crate::handover::Desk;
+use crate::handover::{Desk, is_owner};
+use crate::restore::Peer;
 use crate::serve::{Shared, Voice};
 use crate::store::sink::{Sink, SinkError};
 use crate::store::{SessionStore, StoreError};
@@ -49,6 +52,7 @@ impl Sessions {
         shared: &Shared,
         wish: &OpenSession,
         voice: &Arc<Voice>,
+        peer: &Peer,
     ) -> Result<Arc<Session>, Refusal> {
         let options = &shared.options;
         name::check_session(&wish.name).map_err(|why| refusal(Code::BadName, why.to_string()))?;
@@ -66,7 +70,7 @@ impl Sessions {
                 format!("{} sessions are open: try again later, or raise --sessions-max", open.by_id.len());
             return Err(refusal(Code::Busy, text));
         }
-        let session = Session::open(shared, wish, voice)?;
+        let session = Session::open(shared, wish, voice, peer)?;
         open.by_id.insert(session.id, Arc::clone(&session));
         Ok(session)
     }
@@ -138,7 +142,15 @@ pub(crate) enum Arrived {
 const LOOK_INTERVAL: Duration = Duration::from_millis(200);
 
 impl Session {
-    fn open(shared: &Shared, wish: &OpenSession, voice: &Arc<Voice>) -> Result<Arc<Self>, Refusal> {
+    fn open(
+        shared: &Shared,
+        wish: &OpenSession,
+        voice: &Arc<Voice>,
+        peer: &Peer,
+    ) -> Result<Arc<Self>, Refusal> {
+        if wish.go_on {
+            may_go_on(&shared.options.state_dir, &wish.name, peer)?;
+        }
         let store = shared.store.session(&wish.name).map_err(|error| {
             let code = match error {
                 StoreError::Name { .. } => Code::BadName,
@@ -160,7 +172,7 @@ impl Session {
         let id = SessionId(u64::from_le_bytes(random().map_err(no_random)?));
         let secret = Secret(random().map_err(no_random)?);
         let (settings, state_dir) = (shared.settings.clone(), &shared.options.state_dir);
-        let desk = shared.desks.open(state_dir, id, wish, &store.final_dir(), voice.peer(), settings)?;
+        let desk = shared.desks.open(state_dir, id, wish, &store.final_dir(), peer, settings)?;
         let progress = Mutex::new(Progress { epoch: 1, ..Progress::default() });
         let (voice, moved) = (Arc::clone(voice), Condvar::new());
         Ok(Arc::new(Session { id, secret, store, voice, desk, progress, moved }))
@@ -255,6 +267,22 @@ impl Session {
         if let Err(error) = self.voice.say(RoundFailed { round, code: code.number(), text }) {
             tracing::debug!(session = self.store.name(), round, "the client was not told: {}", chain(&error));
         }
+    }
+}
+
+/// Rounds are gone on with only by the client that sent them: another could put its own pages below a process.
+fn may_go_on(state_dir: &Path, name: &str, peer: &Peer) -> Result<(), Refusal> {
+    let listed = journal::list(state_dir).map_err(|error| refusal(Code::Storage, chain(&error)))?;
+    let of_name = listed.into_iter().filter_map(|listed| listed.summary.ok());
+    let newest = of_name
+        .filter(|summary| summary.facts.session.as_deref() == Some(name))
+        .max_by_key(|summary| summary.unix_us);
+    match newest {
+        Some(summary) if !is_owner(&summary.facts, &peer.identity) => {
+            let text = format!("session {name:?} was opened by a client with another certificate");
+            Err(refusal(Code::NotYours, text))
+        }
+        _ => Ok(()),
     }
 }
 

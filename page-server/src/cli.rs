@@ -9,7 +9,7 @@ use godwit_wire::control::RestorePidns;
 use godwit_wire::quic::{Identity, Tuning};
 
 use crate::error::ServeError;
-use crate::operate;
+use crate::operate::{self, Verdict};
 use crate::restore::RestoreSettings;
 use crate::serve::Options;
 
@@ -69,6 +69,10 @@ pub enum SessionVerb {
     Release {
         /// Its id, as `list` prints it.
         id: String,
+        /// The source's tree is dead, also where this host's journal does not show it (look there first: `godwit
+        /// session resolve ID` kills it and decides both sides).
+        #[arg(long)]
+        force: bool,
     },
 }
 
@@ -85,8 +89,11 @@ impl SessionArguments {
         match &self.verb {
             SessionVerb::List => operate::list(&self.state_dir),
             SessionVerb::Show { id } => operate::show(&self.state_dir, id),
-            SessionVerb::Abort { id } => operate::resolve(&self.state_dir, id, settings()?, false),
-            SessionVerb::Release { id } => operate::resolve(&self.state_dir, id, settings()?, true),
+            SessionVerb::Abort { id } => operate::resolve(&self.state_dir, id, settings()?, Verdict::Abort),
+            SessionVerb::Release { id, force } => {
+                let verdict = if *force { Verdict::ReleaseForced } else { Verdict::Release };
+                operate::resolve(&self.state_dir, id, settings()?, verdict)
+            }
         }
     }
 }

@@ -48,6 +48,15 @@ pub enum ServeError {
     /// A step of a hand-over failed.
     #[error(transparent)]
     Handover(#[from] HandoverError),
+    /// An operator lets a copy run, and the source's tree may be alive.
+    #[error(
+        "the journal of session {id} does not show that the source's tree is dead, and two must not run: run `godwit \
+         session resolve {id}` at the source, or make sure that it is dead there and add --force"
+    )]
+    MayLive {
+        /// The session.
+        id: String,
+    },
     /// A system call failed.
     #[error("cannot {what}")]
     Io {

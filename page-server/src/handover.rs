@@ -6,7 +6,6 @@
 //! `godwit-page-server session`.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -17,16 +16,16 @@ use godwit_wire::control::{
 };
 use godwit_wire::error::Code;
 use godwit_wire::frame::SessionId;
-use godwit_wire::journal::{Event, JournalError};
+use godwit_wire::journal::{self, Event, Facts, JournalError, Summary};
 use godwit_wire::session::Reply;
 
 use crate::admit::{Refusal, refusal};
 use crate::error::chain;
 use crate::query::fault;
-use crate::restore::{Handover, HandoverError, RestoreSettings};
+use crate::restore::{Handover, HandoverError, Peer, RestoreSettings};
 
-/// How far a token may be raised in one step; each step is a synced record.
-const RAISE_MAX: u64 = 64;
+/// How far a token may be raised in one step: whoever decides next must be able to raise it further.
+const RAISE_MAX: u64 = 1 << 32;
 
 /// The hand-over of one session.
 #[derive(Debug)]
@@ -50,12 +49,11 @@ impl Desks {
         id: SessionId,
         wish: &OpenSession,
         final_dir: &Path,
-        peer: SocketAddr,
+        peer: &Peer,
         settings: RestoreSettings,
     ) -> Result<Arc<Desk>, Refusal> {
-        let (peer, id_text) = (peer.to_string(), id.to_string());
-        let opened =
-            Handover::new(state_dir, &id_text, &wish.name, final_dir, &peer, &wish.boot_id, settings);
+        let id_text = id.to_string();
+        let opened = Handover::new(state_dir, &id_text, &wish.name, final_dir, peer, &wish.boot_id, settings);
         let mut handover = opened.map_err(|error| refusal(Code::Storage, chain(&error)))?;
         if wish.restore_pidns() != RestorePidns::Auto {
             handover.set_pidns(wish.restore_pidns());
@@ -91,9 +89,14 @@ impl Desks {
         state_dir: &Path,
         settings: RestoreSettings,
         may_restore: bool,
+        asker: &str,
         resolve: &SessionResolve,
     ) -> Reply {
         let id = SessionId(resolve.session_id);
+        // Before anything is locked or stopped: a restore under way holds the desk.
+        if let Err(no) = may_decide(state_dir, id, asker, resolve.token) {
+            return no;
+        }
         let desk = match self.find(state_dir, id, settings) {
             Ok(desk) => desk,
             Err(HandoverError::Journal(error @ JournalError::Missing { .. })) => {
@@ -134,6 +137,31 @@ impl Desks {
     }
 }
 
+/// Whether a client may decide a session: it opened it, and its token is not out of date.
+fn may_decide(state_dir: &Path, id: SessionId, asker: &str, token: u64) -> Result<(), Reply> {
+    let records = match journal::read(state_dir, &id.to_string()) {
+        Ok(records) => records,
+        Err(error @ JournalError::Missing { .. }) => return Err(fault(Code::NoSession, chain(&error), "")),
+        Err(error) => return Err(fault(Code::Journal, chain(&error), "")),
+    };
+    let Summary { token: in_force, facts, .. } = Summary::of(&records);
+    if !is_owner(&facts, asker) {
+        let text = format!("session {id} was opened by a client with another certificate");
+        return Err(fault(Code::NotYours, text, "decide it at this host: godwit-page-server session"));
+    }
+    if token < in_force {
+        let session = facts.session.unwrap_or_default();
+        let error = HandoverError::Fenced { session, given: token, in_force };
+        return Err(fault(Code::BadToken, chain(&error), ""));
+    }
+    Ok(())
+}
+
+/// Whether a session is a client's. One whose journal names nobody is everybody's: it was kept by an older version.
+pub(crate) fn is_owner(facts: &Facts, asker: &str) -> bool {
+    facts.peer_identity.as_deref().is_none_or(|owner| owner == asker)
+}
+
 /// Carries out a decision under the token in force. `source_is_dead`: the source's journal says so, and then what was
 /// aborted here may be restored again; returns what was done, in words. A decision that comes too late
 /// is an error, and changes nothing.
@@ -169,15 +197,12 @@ pub(crate) fn decide(
 /// Raises the token to at least `token`, and returns the one in force. A lower one than that in force comes from
 /// somebody who may no longer decide.
 fn raise(handover: &mut Handover, token: u64, why: &str) -> Result<u64, HandoverError> {
-    let mut in_force = handover.current_token()?;
+    let in_force = handover.current_token()?;
     if token < in_force || token - in_force > RAISE_MAX {
         let session = handover.status().summary.facts.session.unwrap_or_default();
         return Err(HandoverError::Fenced { session, given: token, in_force });
     }
-    while in_force < token {
-        in_force = handover.journal_mut().raise_token(why)?;
-    }
-    Ok(in_force)
+    Ok(handover.journal_mut().raise_token_to(token, why)?)
 }
 
 impl Desk {

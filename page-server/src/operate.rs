@@ -43,14 +43,39 @@ pub fn show(state_dir: &Path, id: &str) -> Result<(), ServeError> {
     Ok(())
 }
 
+/// An operator's decision at this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// This host's copy is given up.
+    Abort,
+    /// It runs, where the journal shows that the source's tree is dead.
+    Release,
+    /// It runs, as the operator says that the source's tree is dead.
+    ReleaseForced,
+}
+
 /// Decides a session here: its copy is given up, or runs.
 ///
 /// # Errors
-/// [`ServeError::Handover`] when the journal forbids it, or another program decides it just now.
-pub fn resolve(state_dir: &Path, id: &str, settings: RestoreSettings, runs: bool) -> Result<(), ServeError> {
+/// [`ServeError::MayLive`] when the source's tree may live and the release is not forced; [`ServeError::Handover`] when
+/// the journal forbids it, or another program decides it just now.
+pub fn resolve(
+    state_dir: &Path,
+    id: &str,
+    settings: RestoreSettings,
+    verdict: Verdict,
+) -> Result<(), ServeError> {
     let mut handover = Handover::reopen(state_dir, id, settings)?;
-    let decision = if runs { Decision::Destination } else { Decision::Source };
+    // The source kills its tree before it commits, so that these say that it is dead.
+    let is_committed = matches!(
+        handover.status().summary.state,
+        Some(Event::Committing | Event::Running | Event::Done | Event::Failed)
+    );
+    if verdict == Verdict::Release && !is_committed {
+        return Err(ServeError::MayLive { id: id.to_owned() });
+    }
+    let decision = if verdict == Verdict::Abort { Decision::Source } else { Decision::Destination };
     let token = handover.journal_mut().raise_token("decided at this host by an operator")?;
-    println!("{}", decide(&mut handover, decision, token, false)?);
+    println!("{}", decide(&mut handover, decision, token, verdict == Verdict::ReleaseForced)?);
     Ok(())
 }

@@ -10,10 +10,11 @@ use godwit_wire::journal;
 use godwit_wire::session::Reply;
 
 use crate::error::{ServeError, chain};
+use crate::handover::is_owner;
 use crate::serve::Shared;
 
-/// Answers how a session stands. The newest one of a name counts.
-pub(crate) fn query_session(shared: &Shared, query: &SessionQuery) -> Reply {
+/// Answers how a session of the asker's stands. The newest one of a name counts.
+pub(crate) fn query_session(shared: &Shared, asker: &str, query: &SessionQuery) -> Reply {
     let dir = &shared.options.state_dir;
     let id = (query.session_id != 0).then(|| SessionId(query.session_id).to_string());
     let listed = match journal::list(dir) {
@@ -21,13 +22,16 @@ pub(crate) fn query_session(shared: &Shared, query: &SessionQuery) -> Reply {
         Err(error) => return fault(Code::Storage, chain(&error), ""),
     };
     let found = listed.into_iter().filter_map(|listed| Some((listed.id, listed.summary.ok()?)));
-    let found = found.filter(|(found, summary)| match &id {
-        Some(id) => found == id,
-        None => summary.facts.session.as_deref() == Some(query.name.as_str()),
+    let found = found.filter(|(found, summary)| {
+        let is_meant = match &id {
+            Some(id) => found == id,
+            None => summary.facts.session.as_deref() == Some(query.name.as_str()),
+        };
+        is_meant && is_owner(&summary.facts, asker)
     });
     let Some((id, summary)) = found.max_by_key(|(_, summary)| summary.unix_us) else {
         let asked = id.unwrap_or_else(|| query.name.clone());
-        let text = format!("no journal of session {asked:?} in {}", dir.display());
+        let text = format!("no journal of session {asked:?} of this client in {}", dir.display());
         return fault(Code::NoSession, text, "`godwit session list` shows the sessions of the source");
     };
     let records = journal::read(dir, &id).unwrap_or_default();

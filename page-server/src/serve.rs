@@ -29,7 +29,7 @@ use crate::error::{ServeError, chain};
 use crate::handover::Desks;
 use crate::lanes;
 use crate::query::{criu_version, fault, query_session};
-use crate::restore::{self, RestoreSettings};
+use crate::restore::{self, Peer, RestoreSettings};
 use crate::store::sink::{Sink, SinkError};
 use crate::store::{Bounds, Store};
 
@@ -202,7 +202,9 @@ fn attend(shared: &Arc<Shared>, connection: &Connection) {
 fn converse(shared: &Shared, sender: ControlSender, ears: ControlReceiver<ToServer>) {
     let connection = sender.connection().clone();
     let voice = Arc::new(Voice { machine: Mutex::new(Receiver::new()), sender });
-    let mut client = Client { voice: Arc::clone(&voice), ears, peer: connection.peer() };
+    let peer = connection.peer();
+    let who = Peer { address: peer.to_string(), identity: connection.peer_identity() };
+    let mut client = Client { voice: Arc::clone(&voice), ears, peer, who };
     let outcome = client.agree(shared).and_then(|()| client.session(shared));
     match outcome {
         Ok(()) => {
@@ -229,6 +231,7 @@ struct Client {
     voice: Arc<Voice>,
     ears: ControlReceiver<ToServer>,
     peer: SocketAddr,
+    who: Peer,
 }
 
 impl Client {
@@ -278,13 +281,16 @@ impl Client {
         while self.voice.phase() == Phase::Agreed {
             match self.next(None)? {
                 Some(Request::Open(wish)) => return self.open(shared, &wish),
-                Some(Request::Query(query)) => self.voice.say(query_session(shared, &query))?,
+                Some(Request::Query(query)) => {
+                    self.voice.say(query_session(shared, &self.who.identity, &query))?
+                }
                 Some(Request::Resolve(resolve)) => {
                     let (state_dir, settings) = (&shared.options.state_dir, shared.settings.clone());
                     self.voice.say(shared.desks.resolve(
                         state_dir,
                         settings,
                         shared.options.restore.is_some(),
+                        &self.who.identity,
                         &resolve,
                     ))?;
                 }
@@ -295,7 +301,7 @@ impl Client {
     }
 
     fn open(&mut self, shared: &Shared, wish: &OpenSession) -> Result<(), ServeError> {
-        let session = match shared.sessions.admit(shared, wish, &self.voice) {
+        let session = match shared.sessions.admit(shared, wish, &self.voice, &self.who) {
             Ok(session) => session,
             Err(Refusal { code, text }) => {
                 tracing::info!(peer = %self.peer, session = wish.name, %code, "refused: {text}");
@@ -514,11 +520,6 @@ impl Voice {
 
     fn hang_up(&self) -> Phase {
         self.machine().handle_closed()
-    }
-
-    /// Address of the client.
-    pub(crate) fn peer(&self) -> SocketAddr {
-        self.sender.connection().peer()
     }
 
     /// Whether the link is gone.

@@ -11,7 +11,9 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use godwit_page_server::restore::{Handover, HandoverError, Identity, RestoreSettings, Restored, recover};
+use godwit_page_server::restore::{
+    Handover, HandoverError, Identity, Peer, RestoreSettings, Restored, recover,
+};
 use godwit_wire::control::RestorePidns;
 use godwit_wire::journal::{self, Event, Facts, Journal};
 use support::criu::{Dumped, require, wait};
@@ -32,6 +34,10 @@ fn settings(criu: &Path) -> RestoreSettings {
     }
 }
 
+fn peer() -> Peer {
+    Peer { address: "a test".into(), identity: "its certificate".into() }
+}
+
 /// A session with a dumped victim; whatever was restored is killed at the end.
 struct Bench {
     dumped: Dumped,
@@ -50,7 +56,7 @@ impl Bench {
     fn handover(&self) -> Handover {
         let (state, images) = (self.state_dir(), &self.dumped.images);
         let mut handover =
-            Handover::new(&state, "id", "s", images, "peer", "another boot", self.settings.clone()).unwrap();
+            Handover::new(&state, "id", "s", images, &peer(), "another boot", self.settings.clone()).unwrap();
         handover.prepared().unwrap();
         handover
     }
@@ -405,7 +411,7 @@ fn server_to_be_killed() {
     let (Some(dir), Some(criu)) = (variable("STORE_TEST_DIR"), variable("STORE_TEST_CRIU")) else { return };
     let images = dir.join("s/final");
     let mut handover =
-        Handover::new(&dir.join("state"), "id", "s", &images, "peer", "another boot", settings(&criu))
+        Handover::new(&dir.join("state"), "id", "s", &images, &peer(), "another boot", settings(&criu))
             .unwrap();
     handover.prepared().unwrap();
     std::fs::write(dir.join("preparing"), "").unwrap();

@@ -14,13 +14,13 @@ use std::time::Duration;
 
 use client::{Client, Program};
 use criu::{Dumped, require, wait};
-use godwit_page_server::restore::Identity;
+use godwit_page_server::restore::Identity as ProcessIdentity;
 use godwit_wire::control::{
     Abort, Commit, Decision, OpenSession, Restore, SessionQuery, SessionResolve, SessionResolved,
 };
 use godwit_wire::frame::SessionId;
 use godwit_wire::journal::{self, Event, Journal};
-use godwit_wire::quic::keys;
+use godwit_wire::quic::{Identity, keys};
 use godwit_wire::session::{Reply, Request};
 use nix::sys::signal::Signal;
 
@@ -108,11 +108,11 @@ impl Drop for Bench {
     fn drop(&mut self) {
         let entries = std::fs::read_dir(self.state_dir()).into_iter().flatten().flatten();
         for init in entries.filter_map(|entry| std::fs::read(entry.path().join("init.json")).ok()) {
-            let init: Identity = serde_json::from_slice(&init).unwrap();
+            let init: ProcessIdentity = serde_json::from_slice(&init).unwrap();
             let _ = init.kill(Duration::from_secs(10));
         }
         for pid in self.processes() {
-            let _ = Identity::of(pid).and_then(|process| process.kill(Duration::from_secs(10)));
+            let _ = ProcessIdentity::of(pid).and_then(|process| process.kill(Duration::from_secs(10)));
         }
     }
 }
@@ -245,10 +245,64 @@ fn an_operator_decides_at_the_host_beside_the_living_server() {
     });
     let shown = String::from_utf8(session(&bench, "show").stdout).unwrap();
     assert!(shown.contains(" restored token=1"), "{shown}");
+    // The source may run still: two must not.
+    let refused = session(&bench, "release");
+    let words = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(!refused.status.success() && words.contains("add --force"), "{refused:?}");
+    bench.dumped.check_silent();
     let aborted = session(&bench, "abort");
     assert!(aborted.status.success(), "{aborted:?}");
     bench.check_nothing_left();
     assert!(!session(&bench, "release").status.success(), "what was given up is not let run");
+}
+
+#[test]
+fn another_client_neither_sees_nor_decides_nor_goes_on_with_a_session() {
+    let Some(mut bench) = Bench::new("another_client") else { return };
+    bench.restore();
+    let keys_dir = bench.dumped.dir().join("keys");
+    keys::issue(&keys_dir, "other", keys::Kind::Client, &[]).unwrap();
+    let file = |name: &str| keys_dir.join(name);
+    let other = Identity { ca: file("ca.pem"), cert: file("other.pem"), key: file("other.key") };
+    let ask = |request| Client::connect_as(&other, &bench.program).unwrap().ask(request);
+    let (session_id, name) = (bench.id.0, "web".to_owned());
+    let by_id = ask(Request::Query(SessionQuery { session_id, ..SessionQuery::default() })).unwrap_err();
+    assert!(by_id.contains("no such session"), "{by_id}");
+    let by_name = ask(Request::Query(SessionQuery { name: name.clone(), session_id: 0 })).unwrap_err();
+    assert!(by_name.contains("no such session"), "{by_name}");
+    for (decision, token) in [(Decision::Source, 9), (Decision::Destination, 9), (Decision::Show, 1)] {
+        let (decision, proof) = (decision as i32, "killed".to_owned());
+        let resolve = SessionResolve { session_id, token, decision, forced: true, proof };
+        let refused = ask(Request::Resolve(resolve)).unwrap_err();
+        assert!(refused.contains("another client's session"), "{refused}");
+    }
+    let wish = OpenSession { name, go_on: true, ..OpenSession::default() };
+    let refused = ask(Request::Open(wish)).unwrap_err();
+    assert!(refused.contains("another client's session"), "{refused}");
+    // Its owner's tree is held as before.
+    assert_eq!(bench.state(), Some(Event::Restored));
+    assert!(matches!(bench.ask(Request::Commit(Commit { token: 1 })), Ok(Reply::Done(_))));
+    bench.dumped.wait_running();
+    bench.dumped.check_one_life();
+}
+
+#[test]
+fn a_token_that_is_out_of_date_stops_nothing() {
+    let Some(mut bench) = Bench::new("a_token_that_is_out_of_date") else { return };
+    bench.restore();
+    bench.lose_link();
+    wait("the server notices the loss", || {
+        Journal::try_lock(&bench.state_dir(), &bench.id.to_string()).unwrap().is_some()
+    });
+    assert!(
+        bench.resolve(1000, Decision::Show, "committing").is_ok(),
+        "a token may be far above the one in force"
+    );
+    let stale = bench.resolve(999, Decision::Source, "frozen").unwrap_err();
+    assert!(stale.contains("out of date"), "{stale}");
+    let done = bench.resolve(1001, Decision::Destination, "killed").unwrap();
+    assert_eq!(done.state, "done", "{}", done.text);
+    bench.dumped.wait_running();
 }
 
 #[test]

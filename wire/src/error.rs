@@ -86,6 +86,8 @@ codes! {
     Internal = 19, "internal error";
     /// The decision needs to be forced, or contradicts what was decided.
     Undecided = 20, "cannot decide";
+    /// The session belongs to another client.
+    NotYours = 21, "another client's session";
 }
 
 impl std::fmt::Display for Code {

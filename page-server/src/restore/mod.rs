@@ -100,6 +100,15 @@ impl RestoreSettings {
     }
 }
 
+/// The other side of a session, as the journal keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// Its address, for people.
+    pub address: String,
+    /// Who it is (`Connection::peer_identity`): only it may ask about the session, go on with it, or decide it.
+    pub identity: String,
+}
+
 /// A tree that is restored and held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Restored {
@@ -223,7 +232,7 @@ impl Handover {
         journal_id: &str,
         session: &str,
         images_dir: &Path,
-        peer: &str,
+        peer: &Peer,
         peer_boot_id: &str,
         settings: RestoreSettings,
     ) -> Result<Self, HandoverError> {
@@ -233,7 +242,8 @@ impl Handover {
         let facts = Facts {
             session: Some(session.to_owned()),
             images_dir: Some(images_dir.display().to_string()),
-            peer: Some(peer.to_owned()),
+            peer: Some(peer.address.clone()),
+            peer_identity: Some(peer.identity.clone()),
             boot_id: Some(boot_id),
             text: same_boot.then(|| SAME_BOOT.to_owned()),
             ..Facts::default()

@@ -99,8 +99,11 @@ pub struct Client {
 
 impl Client {
     pub fn connect(dir: &Path, program: &Program) -> Result<Client, QuicError> {
-        let identity = Identity::client(&dir.join("keys"));
-        let connection = connect(&program.address, &identity, &Tuning::default())?;
+        Self::connect_as(&Identity::client(&dir.join("keys")), program)
+    }
+
+    pub fn connect_as(identity: &Identity, program: &Program) -> Result<Client, QuicError> {
+        let connection = connect(&program.address, identity, &Tuning::default())?;
         let (voice, ears) = connection.open_control()?;
         let mut client = Client { connection, voice, ears, machine: Sender::new(), lane: None };
         let hello = Hello { versions: vec![1], features: 3, tool_version: "test".into() };

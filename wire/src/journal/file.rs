@@ -113,6 +113,21 @@ impl Journal {
         Ok(token)
     }
 
+    /// As [`Journal::raise_token`], to a token that another journal of the session has already. One that is not
+    /// above the token in force changes nothing. Returns the token in force.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn raise_token_to(&mut self, token: u64, text: &str) -> Result<u64, JournalError> {
+        let in_force = self.current_token()?;
+        if token <= in_force {
+            return Ok(in_force);
+        }
+        let facts = Facts { text: Some(text.to_owned()), ..Facts::default() };
+        self.append_under(token, Event::TokenRaised, facts)?;
+        Ok(token)
+    }
+
     /// The token in force, read anew from the file.
     ///
     /// # Errors

@@ -119,6 +119,9 @@ pub struct Facts {
     /// Words for a reader: a cause, a decision, the end of a log.
     #[prost(string, optional, tag = "12")]
     pub text: Option<String>,
+    /// Who the other side is: `Connection::peer_identity` of its certificate.
+    #[prost(string, optional, tag = "13")]
+    pub peer_identity: Option<String>,
 }
 
 impl Facts {
@@ -141,6 +144,7 @@ impl Facts {
         take(&mut self.pid_ns_inode, &newer.pid_ns_inode);
         take(&mut self.work_dir, &newer.work_dir);
         take(&mut self.text, &newer.text);
+        take(&mut self.peer_identity, &newer.peer_identity);
     }
 }
 

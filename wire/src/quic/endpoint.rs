@@ -347,13 +347,13 @@ impl Connection {
         self.inner.remote_address()
     }
 
-    /// Who the peer is: the first 16 hex digits of the BLAKE3 hash of its certificate.
+    /// Who the peer is: the first 32 hex digits of the BLAKE3 hash of its certificate; empty where it showed none.
     pub fn peer_identity(&self) -> String {
         let chain = self.inner.peer_identity();
         let chain =
             chain.and_then(|any| any.downcast::<Vec<rustls_pki_types::CertificateDer<'static>>>().ok());
         let leaf = chain.and_then(|chain| chain.first().map(|leaf| blake3::hash(leaf).to_hex()));
-        leaf.map_or_else(String::new, |hash| hash.as_str()[..16].to_owned())
+        leaf.map_or_else(String::new, |hash| hash.as_str()[..32].to_owned())
     }
 
     /// What the socket can do.
