@@ -172,6 +172,42 @@ fn aborted_leaves_nothing() {
 }
 
 #[test]
+fn a_held_tree_whose_directory_is_lost_is_killed_by_the_journal() {
+    let Some(criu) = require("a_held_tree_whose_directory_is_lost", "4.2") else { return };
+    let _one = one_at_a_time();
+    let bench = Bench::new(&criu);
+    let mut handover = bench.handover();
+    let restored = handover.restore().unwrap();
+    check_held(&bench, &restored);
+    let work =
+        journal::Summary::of(&journal::read(&bench.state_dir(), "id").unwrap()).facts.work_dir.unwrap();
+    drop(handover);
+    std::fs::remove_file(Path::new(&work).join("plan.json")).unwrap();
+    let mut handover = Handover::reopen(&bench.state_dir(), "id", bench.settings.clone()).unwrap();
+    handover.abort("test").unwrap();
+    assert!(!restored.root.is_alive() && !restored.init.is_alive());
+    assert_eq!(bench.events().last(), Some(&Event::Aborted));
+    bench.check_nothing_left();
+}
+
+#[test]
+fn an_attempt_of_which_nothing_is_known_is_not_called_aborted() {
+    let Some(criu) = require("an_attempt_of_which_nothing_is_known", "4.2") else { return };
+    let _one = one_at_a_time();
+    let bench = Bench::new(&criu);
+    drop(bench.handover());
+    let mut journal = Journal::open(&bench.state_dir(), "id").unwrap();
+    let work_dir = Some(bench.state_dir().join("gone").display().to_string());
+    journal.append(Event::Restoring, Facts { work_dir, ..Facts::default() }).unwrap();
+    drop(journal);
+    let mut handover = Handover::reopen(&bench.state_dir(), "id", bench.settings.clone()).unwrap();
+    for _ in 0..2 {
+        assert!(matches!(handover.abort("test"), Err(HandoverError::NotKilled { .. })));
+    }
+    assert_eq!(bench.events().last(), Some(&Event::Restoring));
+}
+
+#[test]
 fn in_the_hosts_pid_namespace_the_pid_stays() {
     let Some(criu) = require("in_the_hosts_pid_namespace_the_pid_stays", "4.2") else { return };
     let _one = one_at_a_time();

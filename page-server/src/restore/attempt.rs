@@ -181,21 +181,34 @@ impl Attempt {
                 std::thread::sleep(POLL_INTERVAL);
             }
         }
-        let deadline = Instant::now() + KILL_LIMIT;
-        while init.is_alive() {
-            let left: Vec<_> =
-                descendants(init.pid).into_iter().filter_map(|pid| Identity::of(pid).ok()).collect();
-            let left: Vec<_> = left.into_iter().filter(Identity::is_alive).collect();
-            if left.is_empty() {
-                return Ok(());
-            }
-            for process in left {
-                process.kill(KILL_LIMIT)?;
-            }
-            if Instant::now() > deadline {
-                return Err(io::ErrorKind::TimedOut.into());
-            }
-        }
-        Ok(())
+        kill_descendants(init)
     }
+}
+
+/// Kills a restore's init and all below it, of which no more is known.
+///
+/// # Errors
+/// When something may be left.
+pub(super) fn kill_below(init: Identity) -> io::Result<()> {
+    kill_descendants(init)?;
+    init.kill(KILL_LIMIT)
+}
+
+fn kill_descendants(init: Identity) -> io::Result<()> {
+    let deadline = Instant::now() + KILL_LIMIT;
+    while init.is_alive() {
+        let left: Vec<_> =
+            descendants(init.pid).into_iter().filter_map(|pid| Identity::of(pid).ok()).collect();
+        let left: Vec<_> = left.into_iter().filter(Identity::is_alive).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        for process in left {
+            process.kill(KILL_LIMIT)?;
+        }
+        if Instant::now() > deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    Ok(())
 }

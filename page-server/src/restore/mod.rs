@@ -219,6 +219,8 @@ pub struct Handover {
     same_boot: bool,
     cancel: Arc<AtomicBool>,
     attempt: Option<Attempt>,
+    /// Why the attempt that the journal names could not be found again: what it made may live.
+    unfound: Option<io::Error>,
 }
 
 impl Handover {
@@ -267,9 +269,14 @@ impl Handover {
     fn over(journal: Journal, state_dir: &Path, settings: RestoreSettings) -> Self {
         let facts = journal.summary().facts;
         let texts = journal.records().first().and_then(|record| record.facts.as_ref()?.text.clone());
-        // A holder of another boot is gone with it.
-        let this_boot = process::boot_id().ok() == facts.boot_id;
-        let work = facts.work_dir.filter(|_| this_boot);
+        // A holder of another boot is gone with it; where the boot cannot be told, it may be this one.
+        let other_boot = process::boot_id().is_ok_and(|id| Some(id) != facts.boot_id);
+        let work = facts.work_dir.filter(|_| !other_boot);
+        let (attempt, unfound) = match work.map(|work| Attempt::find(WorkDir::at(work))) {
+            Some(Ok(attempt)) => (Some(attempt), None),
+            Some(Err(why)) => (None, Some(why)),
+            None => (None, None),
+        };
         Self {
             session: facts.session.unwrap_or_default(),
             images_dir: facts.images_dir.unwrap_or_default().into(),
@@ -277,7 +284,8 @@ impl Handover {
             settings,
             same_boot: texts.as_deref() == Some(SAME_BOOT),
             cancel: Arc::default(),
-            attempt: work.and_then(|work| Attempt::find(WorkDir::at(work)).ok()),
+            attempt,
+            unfound,
             journal,
         }
     }
@@ -571,7 +579,7 @@ impl Handover {
     }
 
     fn kill_attempt(&mut self) -> Result<(), HandoverError> {
-        let Some(attempt) = &self.attempt else { return Ok(()) };
+        let Some(attempt) = &self.attempt else { return self.kill_unfound() };
         attempt.kill().map_err(|source| HandoverError::NotKilled {
             session: self.session.clone(),
             work_dir: attempt.work.path().to_owned(),
@@ -579,6 +587,24 @@ impl Handover {
         })?;
         self.attempt = None;
         Ok(())
+    }
+
+    /// Kills what an attempt made whose directory cannot be read: by what the journal says of its init.
+    fn kill_unfound(&mut self) -> Result<(), HandoverError> {
+        let Some(why) = self.unfound.take() else { return Ok(()) };
+        let facts = self.journal.summary().facts;
+        let init = facts.holder_pid.zip(facts.holder_start_time);
+        let init = init.map(|(pid, start_time)| Identity { pid, start_time });
+        let killed = match init {
+            Some(init) => attempt::kill_below(init),
+            // It was cut off before the tree was held, and nobody else knows its init.
+            None => Err(why),
+        };
+        killed.map_err(|source| {
+            self.unfound = Some(io::Error::new(source.kind(), source.to_string()));
+            let work_dir = facts.work_dir.unwrap_or_default().into();
+            HandoverError::NotKilled { session: self.session.clone(), work_dir, source }
+        })
     }
 
     fn check_token(&mut self, given: u64) -> Result<(), HandoverError> {
