@@ -10,25 +10,8 @@ use support::lab::{BOTH, CriuVersion, Restored};
 use support::oracle::{self, Explained, Rule};
 use support::product::{godwit, report};
 use support::victim::{Libc, Verdict, Victim};
+use support::victims::{self, In, Listed};
 use support::{Scene, lab, scene};
-
-/// Every victim that a dump of one process must bring back whole.
-const VICTIMS: &[(&str, &[&str])] = &[
-    ("mem", &[]),
-    ("regs", &[]),
-    ("threads", &[]),
-    ("signals", &[]),
-    ("timers", &[]),
-    ("creds", &[]),
-    ("limits", &[]),
-    ("files", &[]),
-    ("locks", &[]),
-    ("waits", &[]),
-    ("busy", &["16", "3", "1000"]),
-    ("alive", &[]),
-    ("mutator", &["11"]),
-    ("chroot", &[]),
-];
 
 fn dump(scene: &Scene, pid: i32, images: &Path, more: &[&str]) -> support::Finished {
     let mut args = vec!["dump", "--json", "--pid"];
@@ -56,8 +39,8 @@ fn dump_and_restore(scene: &Scene, name: &str, libc: Libc, args: &[&str], versio
 fn expect_all_restored(version: CriuVersion) {
     let scene = Scene::new("dump");
     let mut bad = Vec::new();
-    let only = std::env::var("GODWIT_VICTIM").unwrap_or_default();
-    for (name, args) in VICTIMS.iter().filter(|(name, _)| name.contains(&only)) {
+    let test = if version == CriuVersion::V4_1 { In::Dump41 } else { In::Dump42 };
+    for Listed { name, args, .. } in victims::of(test) {
         let verdict = dump_and_restore(&scene, name, Libc::Glibc, args, version);
         if verdict != Verdict::Ok {
             bad.push(format!("{name}: {verdict:#?}"));
@@ -92,19 +75,20 @@ fn static_musl_victims_come_back() {
 fn leave_running_leaves_it_untouched_and_the_images_whole() {
     require!("root", "cc", "criu-4.2");
     let scene = Scene::new("running");
-    for (name, args) in VICTIMS.iter().filter(|(name, _)| !["locks", "busy"].contains(name)) {
+    for listed in victims::of(In::LeaveRunning) {
+        let Listed { name, args, .. } = listed;
         let mut victim = Victim::start(&scene, name, args);
         let images = scene.subdir("images");
         let before = look_at(victim.pid);
         dump(&scene, victim.pid, &images, &["--leave-running"]).expect_ok();
         victim.expect_untouched();
-        if *name != "mutator" {
+        if name != "mutator" {
             assert_eq!(look_at(victim.pid), before, "{name}: something is different after the dump");
         }
         assert_eq!(victim.check(), Verdict::Ok, "{name}: the source");
         // The copy is asked by the same file, and answers for itself. Files that the source's own check
         // changed have another size, which CRIU notices: those victims are not restored here.
-        if !["files", "mem"].contains(name) {
+        if listed.is_in(In::SecondCopy) {
             std::fs::write(victim.dir().join("log"), "").unwrap();
             let restored = Restored::from_images(&images, CriuVersion::V4_2, &[], &victim);
             assert_eq!(restored.verdict(), Verdict::Ok, "{name}: the copy");

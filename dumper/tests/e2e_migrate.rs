@@ -9,6 +9,7 @@ use support::lab::{BOTH, CriuVersion, Restored};
 use support::moved::{self, copies};
 use support::product::{Server, godwit, migrate_args, report};
 use support::victim::{Verdict, Victim};
+use support::victims::{self, In, Listed};
 use support::{Scene, Witness, scene};
 
 /// 64 MiB, three writers, a record a millisecond, 20,000 pages a second: about 80 MiB/s of new memory.
@@ -89,9 +90,9 @@ fn every_victim_survives_a_migration() {
     let scene = Scene::new("victims");
     let server = Server::start(&scene, CriuVersion::V4_2);
     let mut bad = Vec::new();
-    for name in ["mem", "regs", "threads", "signals", "timers", "creds", "limits", "files", "waits"] {
-        let mut victim = Victim::start(&scene, name, &[]);
-        let finished = godwit(&scene, &migrate_args(victim.pid, &server, &["--max-rounds", "2"]));
+    for Listed { name, args, .. } in victims::of(In::Migrate) {
+        let mut victim = Victim::start(&scene, name, args);
+        let finished = godwit(&scene, &migrate_args(victim.pid, &server, &["--max-rounds", "3"]));
         let verdict = if finished.ok() {
             victim.expect_killed();
             moved::copy(&scene, &victim, &finished).check(&victim)

@@ -11,24 +11,7 @@ use support::Scene;
 use support::images::{self, Change};
 use support::lab::{self, BOTH, CriuVersion, Restored};
 use support::victim::{Libc, Verdict, Victim};
-
-/// Victims and arguments that CRIU itself can dump here.
-const VICTIMS: &[(&str, &[&str])] = &[
-    ("mem", &["shared"]),
-    ("regs", &[]),
-    ("threads", &[]),
-    ("signals", &[]),
-    ("timers", &[]),
-    ("creds", &["same-uid"]),
-    ("limits", &[]),
-    ("files", &[]),
-    ("locks", &[]),
-    ("waits", &[]),
-    ("busy", &["8", "2", "1000"]),
-    ("alive", &[]),
-    ("mutator", &["7"]),
-    ("chroot", &[]),
-];
+use support::victims::{self, In, Listed};
 
 fn dump_by_criu(
     scene: &Scene,
@@ -48,8 +31,11 @@ fn dump_by_criu(
 fn every_victim_passes_by_itself() {
     require!("root", "cc");
     let scene = Scene::new("alone");
-    for (name, args) in VICTIMS.iter().chain(&[("creds", &[] as &[&str])]) {
+    for Listed { name, args, criu_args, .. } in victims::of(In::CriuAlone) {
         assert_eq!(Victim::start(&scene, name, args).check(), Verdict::Ok, "{name}");
+        if criu_args != args {
+            assert_eq!(Victim::start(&scene, name, criu_args).check(), Verdict::Ok, "{name} {criu_args:?}");
+        }
     }
 }
 
@@ -70,8 +56,8 @@ fn every_victim_passes_after_criu_alone() {
     // files now and then on a 6.18 kernel, so it is asked only in a full run.
     let full = std::env::var_os("GODWIT_FULL").is_some();
     for version in BOTH.into_iter().filter(|version| full || *version == CriuVersion::V4_2) {
-        for (name, args) in VICTIMS {
-            let (victim, images) = dump_by_criu(&scene, name, args, version);
+        for Listed { name, criu_args, .. } in victims::of(In::CriuAlone) {
+            let (victim, images) = dump_by_criu(&scene, name, criu_args, version);
             let restored = Restored::from_images(&images, version, &["--file-locks"], &victim);
             assert_eq!(restored.verdict(), Verdict::Ok, "{name} with CRIU {}", version.text());
         }
@@ -198,8 +184,8 @@ fn a_changed_field_is_noticed() {
     let mut dumped: Option<(&str, Victim, std::path::PathBuf)> = None;
     for (_, row) in TABLE.iter().enumerate().filter(wanted) {
         if dumped.as_ref().is_none_or(|(name, ..)| *name != row.victim) {
-            let (_, args) = VICTIMS.iter().find(|(name, _)| *name == row.victim).unwrap();
-            let (victim, images) = dump_by_criu(&scene, row.victim, args, CriuVersion::V4_2);
+            let listed = victims::ALL.iter().find(|listed| listed.name == row.victim).unwrap();
+            let (victim, images) = dump_by_criu(&scene, row.victim, listed.criu_args, CriuVersion::V4_2);
             dumped = Some((row.victim, victim, images));
         }
         let (_, victim, images) = dumped.as_ref().unwrap();

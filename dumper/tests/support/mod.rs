@@ -5,6 +5,7 @@
 //! - [`scene`]: a directory for one test, swept of everything that lives in it
 //! - [`child`]: child processes with a time limit and bounded output
 //! - [`victim`]: compiling, starting and asking the programs in `tests/victims`
+//! - [`victims`]: the list of all victims, and which tests go through it
 //! - [`lab`]: `criu dump`, `criu restore` in a pid namespace of its own, the guest
 //! - [`product`]: `godwit` and `godwit-page-server`
 //! - [`moved`]: a victim that the page server restored
@@ -22,6 +23,7 @@ pub mod oracle;
 pub mod product;
 pub mod scene;
 pub mod victim;
+pub mod victims;
 pub mod witness;
 
 pub use child::{Finished, run};

@@ -1,0 +1,90 @@
+//! Every victim that a dump of one process must bring back whole, once. A new one is one line in [`ALL`], and is then
+//! dumped and restored under both CRIUs, left running, migrated with rounds, compared with CRIU's own dump, and dumped
+//! and restored by CRIU alone.
+
+/// A test that goes through the list.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum In {
+    /// `e2e_dump`: dumped, killed, restored under 4.1.
+    Dump41,
+    /// `e2e_dump`: the same under 4.2.
+    Dump42,
+    /// `e2e_dump`: left running, and the source asked.
+    LeaveRunning,
+    /// `e2e_dump`: after that a copy is restored as well, and asked. Not for those whose check changes files.
+    SecondCopy,
+    /// `e2e_migrate`: moved with three rounds.
+    Migrate,
+    /// `oracle`: our images beside CRIU's of the same stopped process.
+    Oracle,
+    /// `victims_notice`: dumped and restored by CRIU alone.
+    CriuAlone,
+}
+
+/// A victim, its arguments, and the tests that leave it out.
+#[derive(Clone, Copy, Debug)]
+pub struct Listed {
+    pub name: &'static str,
+    pub args: &'static [&'static str],
+    /// Arguments with which CRIU itself can dump and restore it; they serve the oracle too.
+    pub criu_args: &'static [&'static str],
+    left_out: &'static [(In, &'static str)],
+}
+
+/// A victim that is in every test, without arguments.
+const fn victim(name: &'static str) -> Listed {
+    Listed { name, args: &[], criu_args: &[], left_out: &[] }
+}
+
+impl Listed {
+    /// Arguments for all tests.
+    const fn args(self, args: &'static [&'static str]) -> Listed {
+        Listed { args, criu_args: args, ..self }
+    }
+
+    /// Arguments where CRIU dumps it. After [`Listed::args`].
+    const fn criu(self, criu_args: &'static [&'static str]) -> Listed {
+        Listed { criu_args, ..self }
+    }
+
+    /// Tests that leave it out, each with its reason.
+    const fn but(self, left_out: &'static [(In, &'static str)]) -> Listed {
+        Listed { left_out, ..self }
+    }
+
+    /// Whether the test has it.
+    pub fn is_in(&self, test: In) -> bool {
+        self.left_out.iter().all(|(other, _)| *other != test)
+    }
+}
+
+/// The list.
+#[rustfmt::skip]
+pub const ALL: &[Listed] = &[
+    victim("mem").criu(&["shared"]).but(&[(In::SecondCopy, "its check writes to its files")]),
+    victim("regs"),
+    victim("threads"),
+    victim("signals"),
+    victim("timers"),
+    victim("creds").criu(&["same-uid"]),
+    victim("limits"),
+    victim("files").but(&[(In::SecondCopy, "its check writes to its files")]),
+    victim("locks").but(&[
+        (In::LeaveRunning, "two processes cannot hold its locks"),
+        (In::Migrate, "source and copy share the lock manager: it has a test of its own"),
+    ]),
+    victim("waits"),
+    victim("busy").args(&["16", "3", "1000"]).criu(&["8", "2", "1000"]).but(&[
+        (In::LeaveRunning, "two copies would write to one log"),
+        (In::Migrate, "it has tests of its own"),
+    ]),
+    victim("alive"),
+    victim("mutator").args(&["11"]).criu(&["7"]),
+    victim("chroot"),
+];
+
+/// The victims of one test; `GODWIT_VICTIM` picks those whose names contain it.
+pub fn of(test: In) -> Vec<Listed> {
+    let only = std::env::var("GODWIT_VICTIM").unwrap_or_default();
+    ALL.iter().filter(|listed| listed.is_in(test) && listed.name.contains(&only)).copied().collect()
+}
