@@ -15,7 +15,7 @@ use crate::procfs::{cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
 use crate::sys::sched;
 use crate::task::files::{self, Descriptor};
-use crate::task::vmas;
+use crate::task::{special, vmas};
 
 /// What the process looks like from outside, before anything is touched.
 #[derive(Debug)]
@@ -200,7 +200,7 @@ pub fn mappings(root: &Root, vmas: &[Vma], findings: &mut Findings) -> Result<()
         findings.refuse(Subject::Process(root.pid), "it has no vDSO", "boot without vdso=0");
     }
     vmas::check_all(root.pid, vmas, findings);
-    vmas::check_special_files(root.pid, findings);
+    special::check_all(root.pid, findings);
     Ok(())
 }
 

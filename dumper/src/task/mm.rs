@@ -7,7 +7,7 @@ use godwit_wire::image::vma::VmaEntry;
 
 use super::asked::TaskSays;
 use super::files::FileTable;
-use super::vmas;
+use super::special;
 use crate::error::DumpError;
 use crate::procfs::auxv;
 use crate::procfs::stat::Stat;
@@ -40,7 +40,7 @@ pub fn entry(
         mm_arg_end: stat.arg_end,
         mm_env_start: stat.env_start,
         mm_env_end: stat.env_end,
-        exe_file_id: vmas::special_file(pid, "exe", table)?,
+        exe_file_id: special::file(pid, "exe", table)?,
         mm_saved_auxv: saved_auxv(pid, auxv::read(pid)?),
         vmas,
         dumpable: Some(says.dumpable),

@@ -1,7 +1,8 @@
 //! One task, whole: what `criu dump` writes for it, in CRIU's order.
 //!
-//! In reading order: `vmas` (memory map), `files` (descriptors), `asked` (what only the task can say),
-//! `signals`, `core` (registers), `creds`, `threads` (a thread's record), `mm` (address space).
+//! In reading order: `vmas` (memory map), `special` (executable and directories), `files` (descriptors),
+//! `asked` (what only the task can say), `signals`, `core` (registers), `creds`, `threads` (a thread's record),
+//! `mm` (address space).
 
 pub mod asked;
 pub mod core;
@@ -9,6 +10,7 @@ pub mod creds;
 pub mod files;
 pub mod mm;
 pub mod signals;
+pub mod special;
 pub mod threads;
 pub mod vmas;
 
@@ -78,8 +80,8 @@ fn rlimits(pid: Pid) -> Result<TaskRlimitsEntry, DumpError> {
 /// When the directories' links cannot be read.
 pub fn fs(pid: Pid, table: &mut files::FileTable) -> Result<FsEntry, DumpError> {
     Ok(FsEntry {
-        cwd_id: vmas::special_file(pid, "cwd", table)?,
-        root_id: vmas::special_file(pid, "root", table)?,
+        cwd_id: special::file(pid, "cwd", table)?,
+        root_id: special::file(pid, "root", table)?,
         umask: status::read(pid)?.umask,
     })
 }

@@ -1,0 +1,65 @@
+//! The file behind a mapping.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use nix::sys::stat::stat;
+use nix::unistd::Pid;
+
+use super::subject;
+use crate::error::DumpError;
+use crate::procfs::maps::Vma;
+use crate::refusal::Findings;
+use crate::task::files::{FileTable, reg};
+
+/// Where the kernel gives access to the file of a mapping (man 5 proc, `map_files`).
+pub(super) fn map_file(pid: Pid, vma: &Vma) -> PathBuf {
+    format!("/proc/{pid}/map_files/{:x}-{:x}", vma.start, vma.end).into()
+}
+
+/// Restore opens the file of a mapping by its path: it must be a regular file, still there.
+pub(super) fn check_file(pid: Pid, vma: &Vma, findings: &mut Findings) {
+    let refuse = |findings: &mut Findings, why: String| {
+        findings.refuse(
+            subject(pid, vma),
+            why,
+            "put the file back under its path, or let the program unmap it",
+        );
+    };
+    let link = map_file(pid, vma);
+    let found = match stat(&link) {
+        Ok(found) => found,
+        // The mapping is gone already: the task runs, and is looked at again under freeze.
+        Err(nix::errno::Errno::ENOENT) => return,
+        Err(errno) => return refuse(findings, format!("its file cannot be looked at ({errno})")),
+    };
+    if found.st_mode & libc::S_IFMT != libc::S_IFREG {
+        return refuse(findings, "it maps something that is not a regular file".into());
+    }
+    if found.st_nlink == 0 {
+        return refuse(findings, "its file is deleted".into());
+    }
+    let target = fs::read_link(&link).unwrap_or_default();
+    reg::check_path(pid, &target, &found, subject(pid, vma), findings);
+}
+
+/// The file's id, and the access mode it is mapped with: the mode bits of its `map_files` link.
+pub(super) fn file_of(pid: Pid, vma: &Vma, table: &mut FileTable) -> Result<(u64, Option<u32>), DumpError> {
+    let link = map_file(pid, vma);
+    let failed = |what| {
+        let subject = subject(pid, vma).to_string();
+        move |source| DumpError::sys(subject, what, source)
+    };
+    let target = fs::read_link(&link).map_err(failed("readlink of its map_files link"))?;
+    let mode =
+        fs::symlink_metadata(&link).map_err(failed("lstat of its map_files link"))?.permissions().mode();
+    let fdflags = match mode & 0o600 {
+        0o200 => libc::O_WRONLY,
+        0o400 => libc::O_RDONLY,
+        _ => libc::O_RDWR,
+    };
+    let id = table.special(&link, target.as_os_str().as_bytes())?;
+    Ok((u64::from(id), Some(fdflags as u32)))
+}

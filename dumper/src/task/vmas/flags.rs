@@ -1,0 +1,70 @@
+//! The bits of a mapping's record: status, `mmap` flags, advice and protection (images/vma.proto).
+
+use super::kind::Kind;
+use crate::procfs::maps::Vma;
+
+/// Status bits of a mapping (criu/include/image.h).
+mod status {
+    pub const REGULAR: u32 = 1;
+    pub const VSYSCALL: u32 = 1 << 2;
+    pub const VDSO: u32 = 1 << 3;
+    pub const HEAP: u32 = 1 << 5;
+    pub const FILE_PRIVATE: u32 = 1 << 6;
+    pub const FILE_SHARED: u32 = 1 << 7;
+    pub const ANON_PRIVATE: u32 = 1 << 9;
+    pub const VVAR: u32 = 1 << 12;
+}
+
+const MAP_SHARED: u32 = libc::MAP_SHARED as u32;
+const MAP_PRIVATE: u32 = libc::MAP_PRIVATE as u32;
+const MAP_ANONYMOUS: u32 = libc::MAP_ANONYMOUS as u32;
+
+/// `VmFlags` that are flags of `mmap` (fs/proc/task_mmu.c, show_smap_vma_flags).
+const MMAP_FLAGS: [(&[u8; 2], u32); 3] = [
+    (b"gd", libc::MAP_GROWSDOWN as u32),
+    (b"lo", libc::MAP_LOCKED as u32),
+    (b"nr", libc::MAP_NORESERVE as u32),
+];
+
+/// `VmFlags` that `madvise` sets, with the number of the advice: bit n of `vma_entry.madv`.
+const MADVICE: [(&[u8; 2], u32); 8] = [
+    (b"sr", libc::MADV_SEQUENTIAL as u32),
+    (b"rr", libc::MADV_RANDOM as u32),
+    (b"dc", libc::MADV_DONTFORK as u32),
+    (b"dd", libc::MADV_DONTDUMP as u32),
+    (b"mg", libc::MADV_MERGEABLE as u32),
+    (b"hg", libc::MADV_HUGEPAGE as u32),
+    (b"nh", libc::MADV_NOHUGEPAGE as u32),
+    (b"wf", libc::MADV_WIPEONFORK as u32),
+];
+
+/// Status bits and `mmap` flags that come from what a mapping is.
+pub(super) fn of_kind(kind: Kind, vma: &Vma) -> (u32, u32) {
+    match kind {
+        Kind::Anonymous if vma.path == b"[heap]" => {
+            (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::HEAP | status::ANON_PRIVATE)
+        }
+        Kind::Anonymous => (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::ANON_PRIVATE),
+        Kind::FilePrivate => (MAP_PRIVATE, status::REGULAR | status::FILE_PRIVATE),
+        Kind::FileShared => (MAP_SHARED, status::REGULAR | status::FILE_SHARED),
+        Kind::Vdso => (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::VDSO | status::ANON_PRIVATE),
+        Kind::Vvar => (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::VVAR | status::ANON_PRIVATE),
+        Kind::Vsyscall => (MAP_PRIVATE | MAP_ANONYMOUS, status::VSYSCALL | status::ANON_PRIVATE),
+    }
+}
+
+/// `mmap` flags that `VmFlags` tells of.
+pub(super) fn told(vma: &Vma) -> u32 {
+    MMAP_FLAGS.iter().filter(|(name, _)| vma.has_flag(name)).fold(0, |all, (_, flag)| all | flag)
+}
+
+/// The advice that `VmFlags` tells of: bit n is advice n.
+pub(super) fn advice(vma: &Vma) -> u64 {
+    MADVICE.iter().filter(|(name, _)| vma.has_flag(name)).fold(0, |all, (_, bit)| all | 1u64 << bit)
+}
+
+/// `PROT_*` (man 2 mmap).
+pub(super) fn prot(vma: &Vma) -> u32 {
+    let bit = |on: bool, prot: i32| if on { prot as u32 } else { 0 };
+    bit(vma.read, libc::PROT_READ) | bit(vma.write, libc::PROT_WRITE) | bit(vma.exec, libc::PROT_EXEC)
+}

@@ -1,0 +1,73 @@
+//! What a mapping is, and what cannot be dumped of it.
+
+use nix::unistd::Pid;
+
+use super::subject;
+use crate::procfs::maps::Vma;
+use crate::refusal::Findings;
+
+/// What a mapping is, as far as it can be dumped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Private anonymous memory: heap, stack, and all else without a file.
+    Anonymous,
+    /// A private mapping of a file: its changed pages are dumped.
+    FilePrivate,
+    /// A shared mapping of a file: no page is dumped, the file is the memory.
+    FileShared,
+    /// The vDSO: all its pages are dumped.
+    Vdso,
+    /// The kernel's data pages of the vDSO: never dumped.
+    Vvar,
+    /// The page at the fixed address above user space: listed only.
+    Vsyscall,
+}
+
+impl Kind {
+    /// Whether the mapping's pages belong into the page list.
+    pub fn has_pages(self) -> bool {
+        matches!(self, Kind::Anonymous | Kind::FilePrivate | Kind::Vdso)
+    }
+}
+
+/// Decides what a mapping is; refuses by name what cannot be dumped.
+pub fn classify(pid: Pid, vma: &Vma, findings: &mut Findings) -> Option<Kind> {
+    let name = String::from_utf8_lossy(&vma.path).into_owned();
+    match name.as_str() {
+        "[vdso]" => return Some(Kind::Vdso),
+        "[vvar]" | "[vvar_vclock]" => return Some(Kind::Vvar),
+        "[vsyscall]" => return Some(Kind::Vsyscall),
+        _ => {}
+    }
+    let refusal = refusal_of(vma, &name);
+    if let Some((why, way_out)) = refusal {
+        findings.refuse(subject(pid, vma), why, way_out);
+        return None;
+    }
+    Some(match (vma.inode, vma.shared) {
+        (0, false) => Kind::Anonymous,
+        (_, false) => Kind::FilePrivate,
+        (_, true) => Kind::FileShared,
+    })
+}
+
+fn refusal_of(vma: &Vma, name: &str) -> Option<(&'static str, &'static str)> {
+    let unmap = "let the program unmap it, or run the program without it";
+    let has = |flag: &[u8; 2]| vma.has_flag(flag);
+    Some(match name {
+        "[uprobes]" => ("a probe is set on the program", "remove the probe (perf, bpftrace)"),
+        _ if has(b"ht") => ("huge pages of hugetlbfs are not dumped", unmap),
+        _ if has(b"ss") => ("a shadow stack is not dumped", "run the program without shadow stacks"),
+        _ if has(b"dp") => ("a droppable mapping (MAP_DROPPABLE) is not dumped", unmap),
+        _ if name.starts_with("/SYSV") => ("System V shared memory is not dumped", unmap),
+        _ if name.starts_with("/memfd:") => ("memory files (memfd) are not dumped", unmap),
+        _ if name.starts_with("/[aio]") => {
+            ("an AIO ring is not dumped", "let the program end its AIO context")
+        }
+        _ if name.starts_with("anon_inode:") => ("a mapped kernel object is not dumped", unmap),
+        _ if vma.inode == 0 && vma.shared => ("shared anonymous memory is not dumped", unmap),
+        _ if name.starts_with("/dev/zero (deleted)") => ("shared anonymous memory is not dumped", unmap),
+        _ if (has(b"io") || has(b"pf")) && !vma.shared => ("device memory cannot be dumped", unmap),
+        _ => return None,
+    })
+}

@@ -1,0 +1,80 @@
+//! The memory map of a task, as `mm-PID.img` lists it (images/vma.proto).
+//!
+//! In reading order: `kind` (what a mapping is, and what cannot be dumped), `flags` (the bits of its record),
+//! `file` (the file behind it).
+
+mod file;
+mod flags;
+mod kind;
+
+use nix::unistd::Pid;
+
+use godwit_wire::image::vma::VmaEntry;
+
+use super::files::FileTable;
+use crate::error::DumpError;
+use crate::procfs::maps::Vma;
+use crate::refusal::{Findings, Subject};
+
+pub use kind::{Kind, classify};
+
+/// How findings name a mapping.
+pub fn subject(pid: Pid, vma: &Vma) -> Subject {
+    Subject::Mapping {
+        pid,
+        start: vma.start,
+        end: vma.end,
+        name: String::from_utf8_lossy(&vma.path).into_owned(),
+    }
+}
+
+/// Checks every mapping; what cannot be dumped is refused by name.
+pub fn check_all(pid: Pid, vmas: &[Vma], findings: &mut Findings) {
+    for vma in vmas {
+        if let Some(Kind::FilePrivate | Kind::FileShared) = classify(pid, vma, findings) {
+            file::check_file(pid, vma, findings);
+        }
+    }
+}
+
+/// The records of all mappings, in order of address, the vvar mappings merged into one; the files behind
+/// them are entered into the table.
+///
+/// # Errors
+/// When a mapping's file cannot be looked at. The mappings must have passed [`check_all`].
+pub fn entries(pid: Pid, vmas: &[Vma], table: &mut FileTable) -> Result<Vec<VmaEntry>, DumpError> {
+    let mut entries: Vec<VmaEntry> = Vec::with_capacity(vmas.len());
+    for vma in vmas {
+        let mut late = Findings::default();
+        let kind = classify(pid, vma, &mut late).ok_or_else(|| DumpError::from_findings(late))?;
+        let entry = entry(pid, vma, kind, table)?;
+        match entries.last_mut() {
+            Some(last) if kind == Kind::Vvar && last.status == entry.status && last.end == entry.start => {
+                last.end = entry.end;
+            }
+            _ => entries.push(entry),
+        }
+    }
+    Ok(entries)
+}
+
+fn entry(pid: Pid, vma: &Vma, kind: Kind, table: &mut FileTable) -> Result<VmaEntry, DumpError> {
+    let (flags, status) = flags::of_kind(kind, vma);
+    let madv = flags::advice(vma);
+    let (shmid, fdflags) = match kind {
+        Kind::FilePrivate | Kind::FileShared => file::file_of(pid, vma, table)?,
+        _ => (0, None),
+    };
+    Ok(VmaEntry {
+        start: vma.start,
+        end: vma.end,
+        pgoff: vma.pgoff,
+        shmid,
+        prot: flags::prot(vma),
+        flags: flags | flags::told(vma),
+        status,
+        fd: -1,
+        madv: (madv != 0).then_some(madv),
+        fdflags,
+    })
+}
