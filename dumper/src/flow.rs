@@ -25,7 +25,7 @@ use crate::finish::{self, clocks};
 use crate::freeze::seize::{self, Frozen};
 use crate::handover::{self, HandedOver};
 use crate::options::Options;
-use crate::predump::pages::{PageSource, SentPages};
+use crate::predump::pages::{self, PageSource, SentPages};
 use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
 use crate::predump::tracker;
 use crate::prepare::alarm::Alarm;
@@ -42,6 +42,7 @@ use crate::report::{DumpStats, Outcome, Report, RoundReport};
 use crate::step::{Step, Steps};
 use crate::task::asked::{self, TaskSays, ThreadSays};
 use crate::task::files::{self, Descriptor, FileTable};
+use crate::task::shmem::{self, Segment};
 use crate::task::threads::{self, Thread};
 use crate::task::{self, mm, vmas};
 
@@ -173,6 +174,8 @@ struct Dumped<'a> {
     collected: Collected,
     listed: Listed,
     sent: SentPages,
+    segments: Vec<Segment>,
+    shared: SentPages,
     state: State,
     memdump: Duration,
 }
@@ -191,23 +194,26 @@ fn dump_task<'a>(
     let flags = FlagsReader::start(host.root.pid);
     let listed = rounds::list_last(&host.root, rounds, options.alive_set)?;
     survey::late_mappings(&host.root, &listed.vmas)?;
-    let plan = rounds.final_plan(&listed);
+    let segments = shmem::collect(host.root.pid, &listed.vmas, &collected.descriptors)?;
+    let plan = rounds.final_plan(&listed, shmem::plans(&segments, PAGES_ID + 1)?);
     let mut images =
         steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;
-    let source = page_source(options, host);
+    let source = page_source(options, host, &segments);
     let (sent, state) = std::thread::scope(|scope| {
-        let (plan, round, sink) = (&listed.plan, images.plan().round, images.sink());
-        let pages = scope.spawn(move || source.send(plan, round, sink));
+        let (plan, sink) = (images.plan(), images.sink());
+        let pages = scope.spawn(move || source.send_all(plan, sink));
         let state = flags.join().and_then(|flagged| task_state(host, stopped, &says, flagged, &collected));
         (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
     });
     let (state, sent) = (state?, sent?); // a mapping that cannot be dumped is a better reason than a page of it
-    images.pages_sent(PAGES_ID, &sent);
+    sent.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
+    let (sent, shared) = pages::split_off(PAGES_ID, sent);
     for image in &state.images {
         images.put(image.clone())?;
     }
     rounds.read_latency_us += &sent.read_latency_us;
-    Ok(Dumped { images, collected, listed, sent, state, memdump: begun.elapsed() })
+    rounds.read_latency_us += &shared.read_latency_us;
+    Ok(Dumped { images, collected, listed, sent, segments, shared, state, memdump: begun.elapsed() })
 }
 
 /// Reads the mappings with their VmFlags while the pages are listed and sent: that walks all page tables.
@@ -224,8 +230,8 @@ impl FlagsReader {
 }
 
 /// The stopped process's memory: a page that is listed must be there.
-fn page_source(options: &Options, host: &Host) -> PageSource {
-    PageSource { pid: host.root.pid, live: false, readers: options.readers }
+fn page_source<'a>(options: &Options, host: &Host, segments: &'a [Segment]) -> PageSource<'a> {
+    PageSource { pid: host.root.pid, live: false, readers: options.readers, segments }
 }
 
 /// What the task and each of its threads said.
@@ -319,7 +325,7 @@ fn finish(
     dumped: Dumped<'_>,
     steps: &mut Steps,
 ) -> Result<SealedSet, DumpError> {
-    let Dumped { mut images, collected, listed, sent, state, memdump } = dumped;
+    let Dumped { mut images, collected, listed, sent, segments, shared, state, memdump } = dumped;
     let (root, descriptors) = (&host.root, &collected.descriptors);
     let status = status::read(root.pid)?;
     steps.run(Step::DeadPidConflict, || finish::dead_pids(root.pid, descriptors))?;
@@ -328,7 +334,7 @@ fn finish(
     steps.run(Step::VerifyTtySids, || finish::tty_sids(root.pid))?;
     steps.run(Step::DumpZombies, || finish::zombies(root.pid, &state.threads))?;
     let pstree = steps.run(Step::DumpPstree, || Ok(finish::pstree(&status, &state.threads)?))?;
-    steps.run(Step::DumpShmem, || finish::shmem(root.pid, &state.vmas))?;
+    steps.run(Step::DumpShmem, || finish::shmem(root.pid, &state.vmas, &segments))?;
     steps.run(Step::DumpNamespaces, || finish::namespaces(root.pid))?;
     let clocks = steps.run(Step::DumpTimeNs, || clocks::image(root.pid))?;
     steps.run(Step::DumpCgroups, || finish::cgroups(root, &host.cgroup))?;
@@ -343,15 +349,18 @@ fn finish(
         images.put(image)?;
     }
     let mut stats = rounds::count(host.stats, &listed, &sent);
+    stats.shared_scanned = segments.iter().map(Segment::pages).sum();
+    stats.shared_written = shared.data_pages + shared.zero_pages;
     (stats.freezing, stats.memdump) = (stopped.freezing, memdump);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     images.put(stats.image()?)?;
     steps.run(Step::WriteInventory, || images.put(host.inventory.complete()?))?;
     let restore_options = images.restore_options().to_vec();
     let round = images.plan().round;
-    let (sealed, _) = images.seal(&page_source(options, host))?;
+    let (sealed, _) = images.seal(&page_source(options, host, &segments))?;
     scripts::run(&options.action_scripts, Hook::PostDump, root.pid)?;
-    let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us);
+    let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us)
+        .with_shared(shared.data_pages, shared.zero_pages);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     Ok(SealedSet { stats, report: Some(report), restore_options, has_locks })
 }

@@ -68,6 +68,14 @@ impl RoundReport {
     pub fn pages_sent(&self) -> u64 {
         self.pages_data + self.pages_zero
     }
+
+    /// With the pages of shared memory segments added, of which all that hold something are sent.
+    pub fn with_shared(mut self, data: u64, zero: u64) -> RoundReport {
+        self.pages_scanned += data + zero;
+        self.pages_data += data;
+        self.pages_zero += zero;
+        self
+    }
 }
 
 /// The whole of it.
@@ -225,8 +233,12 @@ pub struct DumpStats {
     pub pages_scanned: u64,
     /// Pages left to the parent.
     pub pages_skipped_parent: u64,
-    /// Pages in this directory's pages files.
+    /// Pages of the task in this directory's pages file.
     pub pages_written: u64,
+    /// Pages of shared memory segments, holes too.
+    pub shared_scanned: u64,
+    /// Pages of shared memory segments in this directory's pages files.
+    pub shared_written: u64,
 }
 
 impl DumpStats {
@@ -248,9 +260,9 @@ impl DumpStats {
             pages_lazy: 0,
             page_pipes: Some(0),
             page_pipe_bufs: Some(0),
-            shpages_scanned: Some(0),
+            shpages_scanned: Some(self.shared_scanned),
             shpages_skipped_parent: Some(0),
-            shpages_written: Some(0),
+            shpages_written: Some(self.shared_written),
         };
         let entry = StatsEntry { dump: Some(dump), restore: None };
         Ok((ImageKind::StatsDump.file_name(0), ImageWriter::single(ImageKind::StatsDump, &entry)?))

@@ -97,7 +97,7 @@ impl<'a> ImageSet<'a> {
     ///
     /// # Errors
     /// When the sink finds something missing or different, or cannot write.
-    pub fn seal(mut self, source: &PageSource) -> Result<(Sealed, BTreeSet<u64>), DumpError> {
+    pub fn seal(mut self, source: &PageSource<'_>) -> Result<(Sealed, BTreeSet<u64>), DumpError> {
         let round = self.plan.round;
         let mut gone = BTreeSet::new();
         for _ in 0..RESENDS_MAX {
@@ -113,7 +113,7 @@ impl<'a> ImageSet<'a> {
 
     fn resend(
         &mut self,
-        source: &PageSource,
+        source: &PageSource<'_>,
         pages_id: u32,
         slots: &[Range<u64>],
     ) -> Result<BTreeSet<u64>, DumpError> {

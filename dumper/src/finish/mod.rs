@@ -16,6 +16,7 @@ use crate::procfs::status::Status;
 use crate::procfs::{stat, tree};
 use crate::refusal::{Findings, Subject};
 use crate::task::files::Descriptor;
+use crate::task::shmem::Segment;
 use crate::task::threads::Thread;
 use crate::task::vmas;
 
@@ -97,13 +98,18 @@ pub fn cgroups(root: &Root, before: &str) -> Result<(), DumpError> {
     verdict(findings)
 }
 
-/// Proves that no mapping is a shared memory segment, whose pages would need a list of their own.
+/// Proves that every shared memory segment that is mapped was sent: the mappings are read once more after their pages
+/// were listed.
 ///
 /// # Errors
 /// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn shmem(pid: Pid, all: &[Vma]) -> Result<(), DumpError> {
+pub fn shmem(pid: Pid, all: &[Vma], sent: &[Segment]) -> Result<(), DumpError> {
     let mut findings = Findings::default();
     vmas::check_all(pid, all, &mut findings);
+    let is_sent = |vma: &Vma| sent.iter().any(|segment| segment.id == vma.inode);
+    for vma in all.iter().filter(|vma| vmas::is_memory_file(vma) && !is_sent(vma)) {
+        findings.refuse(vmas::subject(pid, vma), "it was mapped during the dump", "dump it again");
+    }
     verdict(findings)
 }
 

@@ -15,13 +15,14 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use godwit_page_server::store::sink::{Content, Fill, Sink, SinkError};
-use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PageRun, PagesPlan};
+use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PageOwner, PageRun, PagesPlan, RoundPlan};
 use hdrhistogram::Histogram;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use crate::sys;
 use crate::sys::process_vm::Remote;
+use crate::task::shmem::Segment;
 
 /// Page reads longer than this are counted as this long, in microseconds.
 const LATENCY_MAX_US: u64 = 60_000_000;
@@ -46,6 +47,19 @@ pub enum PagesError {
         /// The process.
         pid: Pid,
     },
+    /// A page of a shared memory segment cannot be read.
+    #[error("shared memory {id} of process {pid}: the page at offset {offset:#x} cannot be read")]
+    Segment {
+        /// The process.
+        pid: Pid,
+        /// The segment, by its inode number.
+        id: u64,
+        /// Offset of the page.
+        offset: u64,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
     /// The receiving side refused or went away.
     #[error(transparent)]
     Sink(#[from] SinkError),
@@ -69,22 +83,32 @@ pub struct SentPages {
 
 /// Where and how pages are read.
 #[derive(Clone, Copy, Debug)]
-pub struct PageSource {
+pub struct PageSource<'a> {
     /// The process, as the dumper sees it.
     pub pid: Pid,
     /// The process runs: a listed page may be gone by the time it is read.
     pub live: bool,
     /// Reader threads, at least 1.
     pub readers: usize,
+    /// The shared memory segments whose lists may be sent.
+    pub segments: &'a [Segment],
 }
 
-impl PageSource {
+impl PageSource<'_> {
     /// Sends every present page of `plan`.
     ///
     /// # Errors
     /// See [`PagesError`]; the round is then to be abandoned.
     pub fn send(&self, plan: &PagesPlan, round: u32, sink: &dyn Sink) -> Result<SentPages, PagesError> {
         self.send_extents(plan, round, sink, &(0..plan.slots().div_ceil(EXTENT_SLOTS)).collect::<Vec<_>>())
+    }
+
+    /// Sends every present page of all lists of a round; answers by pages file.
+    ///
+    /// # Errors
+    /// As [`PageSource::send`].
+    pub fn send_all(&self, plan: &RoundPlan, sink: &dyn Sink) -> Result<Vec<(u32, SentPages)>, PagesError> {
+        plan.pages.iter().map(|pages| Ok((pages.pages_id, self.send(pages, plan.round, sink)?))).collect()
     }
 
     /// Sends only the named extents again (all of each), after the other side asked for them.
@@ -133,6 +157,21 @@ impl PageSource {
         let total = total.into_inner().unwrap_or_else(|poison| poison.into_inner());
         Ok(total.finish())
     }
+}
+
+/// What was sent of the pages file `pages_id`, and the sum of all others.
+pub fn split_off(pages_id: u32, sent: Vec<(u32, SentPages)>) -> (SentPages, SentPages) {
+    let (mut one, mut others) = (Tally::new(0).finish(), Tally::new(0).finish());
+    for (id, sent) in sent {
+        if id == pages_id {
+            one = sent;
+            continue;
+        }
+        others.data_pages += sent.data_pages;
+        others.zero_pages += sent.zero_pages;
+        others.read_latency_us += &sent.read_latency_us;
+    }
+    (one, others)
 }
 
 /// An empty histogram for times of page reads, in microseconds.
@@ -185,7 +224,7 @@ impl Tally {
 }
 
 struct Reader<'a> {
-    source: PageSource,
+    source: PageSource<'a>,
     plan: &'a PagesPlan,
     placed: &'a [(PageRun, Range<u64>)],
     round: u32,
@@ -195,7 +234,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn new(
-        source: PageSource,
+        source: PageSource<'a>,
         plan: &'a PagesPlan,
         placed: &'a [(PageRun, Range<u64>)],
         round: u32,
@@ -211,7 +250,10 @@ impl<'a> Reader<'a> {
         let pieces = self.pieces(&slots);
         let mut bytes = vec![0u8; ((slots.end - slots.start) * PAGE_SIZE) as usize];
         let begun = Instant::now();
-        self.read(&pieces, &mut bytes, tally)?;
+        match self.plan.owner {
+            PageOwner::Task(_) => self.read(&pieces, &mut bytes, tally)?,
+            PageOwner::Shmem(id) => self.read_segment(id, &pieces, &mut bytes)?,
+        }
         tally
             .latency_us
             .saturating_record(begun.elapsed().as_micros().min(u128::from(LATENCY_MAX_US)) as u64);
@@ -238,6 +280,20 @@ impl<'a> Reader<'a> {
             }
         }
         pieces
+    }
+
+    fn read_segment(&self, id: u64, pieces: &[Remote], bytes: &mut [u8]) -> Result<(), PagesError> {
+        let pid = self.source.pid;
+        let failed = |offset, source| PagesError::Segment { pid, id, offset, source };
+        let segment = self.source.segments.iter().find(|segment| segment.id == id);
+        let segment = segment.ok_or_else(|| failed(0, io::ErrorKind::NotFound.into()))?;
+        let mut rest = bytes;
+        for piece in pieces {
+            let (into, behind) = rest.split_at_mut(piece.len);
+            segment.read(piece.addr, into).map_err(|source| failed(piece.addr, source))?;
+            rest = behind;
+        }
+        Ok(())
     }
 
     fn read(&mut self, pieces: &[Remote], bytes: &mut [u8], tally: &mut Tally) -> Result<(), PagesError> {

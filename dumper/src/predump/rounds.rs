@@ -64,13 +64,15 @@ pub struct RoundsOf<'a> {
 }
 
 impl Rounds {
-    /// The plan of the last set.
-    pub fn final_plan(&self, listed: &Listed) -> RoundPlan {
+    /// The plan of the last set: the task's own pages, and the shared memory segments.
+    pub fn final_plan(&self, listed: &Listed, segments: Vec<PagesPlan>) -> RoundPlan {
+        let mut pages = vec![listed.plan.clone()];
+        pages.extend(segments);
         RoundPlan {
             round: self.next_round,
             base_round: self.base.as_ref().map(|base| base.round),
             kind: RoundKind::Final,
-            pages: vec![listed.plan.clone()],
+            pages,
         }
     }
 }
@@ -119,7 +121,7 @@ impl RoundsOf<'_> {
         rounds.next_round += 1;
         let progress = Progress::start(self.options.progress, round, listed.plan.slots());
         let mut images = ImageSet::begin(self.sink, plan, self.origin)?;
-        let source = PageSource { pid, live: true, readers: self.options.readers };
+        let source = PageSource { pid, live: true, readers: self.options.readers, segments: &[] };
         let mut sent = source.send(&listed.plan, round, &progress.watch(self.sink))?;
         images.pages_sent(PAGES_ID, &sent);
         images.put(self.inventory.round()?)?;

@@ -81,6 +81,7 @@ pub const ALL: &[Listed] = &[
     victim("alive"),
     victim("mutator").args(&["11"]).criu(&["7"]),
     victim("chroot"),
+    victim("shmem").criu(&["by-criu"]),
 ];
 
 /// The victims of one test; `GODWIT_VICTIM` picks those whose names contain it.

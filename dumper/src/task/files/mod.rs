@@ -1,16 +1,17 @@
 //! The descriptors of a task, and the files behind its mappings, as `files.img` and `fdinfo-N.img` list them.
 //!
 //! A descriptor is duplicated into the dumper by `pidfd_getfd` and looked at there: nothing runs in the
-//! task. `reg` are files, directories and the character devices that CRIU knows, `pipe` are pipes with both
-//! ends in the task, `fown` is who is signalled for a descriptor. All else is refused by name.
+//! task. `reg` are files, directories and the character devices that CRIU knows, `memfd` are memory files, `pipe` are
+//! pipes with both ends in the task, `fown` is who is signalled for a descriptor. All else is refused by name.
 
 pub mod fown;
+pub mod memfd;
 pub mod pipe;
 pub mod reg;
 pub mod table;
 
 use std::io::ErrorKind;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
@@ -73,6 +74,8 @@ impl Descriptor {
 pub enum Kind {
     /// A file, directory or known character device, restored by its path.
     Regular,
+    /// A memory file: a memfd, or shared anonymous memory that was opened.
+    Memory,
     /// An anonymous pipe.
     Pipe,
 }
@@ -121,9 +124,10 @@ pub fn classify(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) -> O
     }
     let kind = SFlag::from_bits_truncate(descriptor.stat.st_mode & SFlag::S_IFMT.bits());
     match kind {
-        SFlag::S_IFREG if target.starts_with("/memfd:") => {
-            refuse("memory files (memfd) are not dumped".into(), close)
+        SFlag::S_IFREG if target.starts_with("/SYSV") => {
+            refuse("System V shared memory lives in an IPC namespace, and none is dumped".into(), close)
         }
+        SFlag::S_IFREG if memfd::is_memory(&descriptor.stat) => Some(Kind::Memory),
         SFlag::S_IFREG if descriptor.stat.st_nlink == 0 || descriptor.info.flags & O_TMPFILE == O_TMPFILE => {
             refuse(
                 "the file is deleted, and a restore could not open it".into(),
@@ -160,7 +164,7 @@ pub fn check_all(pid: Pid, all: &[Descriptor], findings: &mut Findings) {
         match classify(pid, descriptor, findings) {
             Some(Kind::Regular) => reg::check(pid, descriptor, findings),
             Some(Kind::Pipe) => pipe::check(pid, descriptor, &held_elsewhere, findings),
-            None => {}
+            Some(Kind::Memory) | None => {}
         }
     }
 }
@@ -178,10 +182,16 @@ pub fn dump(pid: Pid, all: &[Descriptor], table: &mut FileTable) -> Result<Vec<F
         let r#type = match kind {
             Kind::Regular => FdTypes::Reg,
             Kind::Pipe => FdTypes::Pipe,
+            Kind::Memory => FdTypes::Memfd,
         };
         if new {
             match kind {
                 Kind::Regular => table.push(reg::entry(pid, id, descriptor)?),
+                Kind::Memory => {
+                    let at = PathBuf::from(format!("/proc/self/fd/{}", descriptor.copy.as_raw_fd()));
+                    let inode_id = table.memory_inode(&at, &descriptor.target, &descriptor.stat)?;
+                    table.push(memfd::entry(pid, id, inode_id, descriptor)?);
+                }
                 Kind::Pipe => {
                     table.push(pipe::entry(pid, id, descriptor)?);
                     pipe::contents(pid, descriptor, table)?;

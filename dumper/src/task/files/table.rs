@@ -1,17 +1,21 @@
 //! The table of open files: one entry for each open file description, one for each file behind a mapping.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use bytes::Bytes;
+use nix::sys::stat::FileStat;
 use nix::unistd::Pid;
 
 use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
+use godwit_wire::image::memfd::MemfdInodeEntry;
 use godwit_wire::image::pipe_data::PipeDataEntry;
 use godwit_wire::image::regfile::RegFileEntry;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
-use super::{Descriptor, fown, reg};
+use super::{Descriptor, fown, memfd, reg};
 use crate::error::DumpError;
 use crate::sys;
 
@@ -22,6 +26,7 @@ pub struct FileTable {
     descriptions: HashMap<(u64, u64), Vec<(i32, u32)>>,
     by_inode: HashMap<(u64, u64), u32>,
     pipes: HashMap<u32, (PipeDataEntry, Vec<u8>)>,
+    memory: Vec<MemfdInodeEntry>,
 }
 
 impl FileTable {
@@ -72,6 +77,11 @@ impl FileTable {
         }
         let id = self.next_id();
         self.by_inode.insert(key, id);
+        if memfd::is_memory(&stat) {
+            let inode_id = self.memory_inode(at, Path::new(OsStr::from_bytes(name)), &stat)?;
+            self.entries.push(memfd::mapped_entry(id, inode_id));
+            return Ok(id);
+        }
         let (size, mode) = reg::validation(&stat, 0);
         self.entries.push(FileEntry {
             r#type: FdTypes::Reg.into(),
@@ -89,6 +99,26 @@ impl FileTable {
         Ok(id)
     }
 
+    /// The number of a memory file in `memfd.img`, where it is entered once. `at` opens it, `target` is what its link in
+    /// `/proc` points at.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub fn memory_inode(&mut self, at: &Path, target: &Path, stat: &FileStat) -> Result<u32, DumpError> {
+        if let Some(known) = self.memory.iter().find(|known| u64::from(known.shmid) == stat.st_ino) {
+            return Ok(known.inode_id as u32);
+        }
+        let id = self.memory.len() as u32 + 1;
+        self.memory.push(memfd::inode_entry(at, target, stat, id)?);
+        Ok(id)
+    }
+
+    /// Whether a memory file that was entered carries `F_SEAL_WRITE` (man 2 fcntl).
+    pub fn is_sealed_against_writes(&self, inode: u64) -> bool {
+        let known = self.memory.iter().find(|known| u64::from(known.shmid) == inode);
+        known.is_some_and(|known| known.seals & libc::F_SEAL_WRITE as u32 != 0)
+    }
+
     /// Notes the contents of a pipe, once.
     pub fn pipe_contents(&mut self, entry: PipeDataEntry, bytes: Vec<u8>) {
         self.pipes.entry(entry.pipe_id).or_insert((entry, bytes));
@@ -99,7 +129,7 @@ impl FileTable {
         self.pipes.contains_key(&pipe_id)
     }
 
-    /// The images: `files.img`, and `pipes-data.img` if there are pipes.
+    /// The images: `files.img`, `memfd.img` if there are memory files, and `pipes-data.img` if there are pipes.
     ///
     /// # Errors
     /// When a record is larger than the format allows.
@@ -109,6 +139,13 @@ impl FileTable {
             files.push(entry);
         }
         let mut images = vec![(ImageKind::Files.file_name(0), files.finish()?)];
+        if !self.memory.is_empty() {
+            let mut memory = ImageWriter::new(ImageKind::Memfd);
+            for entry in &self.memory {
+                memory.push(entry);
+            }
+            images.push((ImageKind::Memfd.file_name(0), memory.finish()?));
+        }
         if !self.pipes.is_empty() {
             let mut data = ImageWriter::new(ImageKind::PipesData);
             let mut pipes: Vec<_> = self.pipes.values().collect();

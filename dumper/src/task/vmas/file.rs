@@ -8,14 +8,14 @@ use std::path::PathBuf;
 use nix::sys::stat::stat;
 use nix::unistd::Pid;
 
-use super::subject;
+use super::{is_memory_file, subject};
 use crate::error::DumpError;
 use crate::procfs::maps::Vma;
 use crate::refusal::Findings;
 use crate::task::files::{FileTable, reg};
 
 /// Where the kernel gives access to the file of a mapping (man 5 proc, `map_files`).
-pub(super) fn map_file(pid: Pid, vma: &Vma) -> PathBuf {
+pub fn map_file(pid: Pid, vma: &Vma) -> PathBuf {
     format!("/proc/{pid}/map_files/{:x}-{:x}", vma.start, vma.end).into()
 }
 
@@ -61,5 +61,8 @@ pub(super) fn file_of(pid: Pid, vma: &Vma, table: &mut FileTable) -> Result<(u64
         _ => libc::O_RDWR,
     };
     let id = table.special(&link, target.as_os_str().as_bytes())?;
+    // Through a descriptor that may write, even a mapping that only reads would keep restore from sealing the file.
+    let is_sealed = is_memory_file(vma) && table.is_sealed_against_writes(vma.inode);
+    let fdflags = if is_sealed { libc::O_RDONLY } else { fdflags };
     Ok((u64::from(id), Some(fdflags as u32)))
 }

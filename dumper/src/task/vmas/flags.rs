@@ -13,6 +13,7 @@ mod status {
     pub const FILE_SHARED: u32 = 1 << 7;
     pub const ANON_PRIVATE: u32 = 1 << 9;
     pub const VVAR: u32 = 1 << 12;
+    pub const MEMFD: u32 = 1 << 14;
 }
 
 const MAP_SHARED: u32 = libc::MAP_SHARED as u32;
@@ -47,6 +48,8 @@ pub(super) fn of_kind(kind: Kind, vma: &Vma) -> (u32, u32) {
         Kind::Anonymous => (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::ANON_PRIVATE),
         Kind::FilePrivate => (MAP_PRIVATE, status::REGULAR | status::FILE_PRIVATE),
         Kind::FileShared => (MAP_SHARED, status::REGULAR | status::FILE_SHARED),
+        Kind::MemoryPrivate => (MAP_PRIVATE, status::REGULAR | status::MEMFD | status::FILE_PRIVATE),
+        Kind::MemoryShared => (MAP_SHARED, status::REGULAR | status::MEMFD | status::FILE_SHARED),
         Kind::Vdso => (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::VDSO | status::ANON_PRIVATE),
         Kind::Vvar => (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::VVAR | status::ANON_PRIVATE),
         Kind::Vsyscall => (MAP_PRIVATE | MAP_ANONYMOUS, status::VSYSCALL | status::ANON_PRIVATE),

@@ -1,10 +1,12 @@
 //! What a mapping is, and what cannot be dumped of it.
 
+use nix::sys::stat::makedev;
 use nix::unistd::Pid;
 
 use super::subject;
 use crate::procfs::maps::Vma;
 use crate::refusal::Findings;
+use crate::task::files::memfd;
 
 /// What a mapping is, as far as it can be dumped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +17,10 @@ pub enum Kind {
     FilePrivate,
     /// A shared mapping of a file: no page is dumped, the file is the memory.
     FileShared,
+    /// A private mapping of a memory file: its changed pages are dumped, the file is a shared segment beside.
+    MemoryPrivate,
+    /// A shared mapping of a memory file (a memfd, shared anonymous memory): the file is dumped, as a segment.
+    MemoryShared,
     /// The vDSO: all its pages are dumped.
     Vdso,
     /// The kernel's data pages of the vDSO: never dumped.
@@ -26,7 +32,7 @@ pub enum Kind {
 impl Kind {
     /// Whether the mapping's pages belong into the page list.
     pub fn has_pages(self) -> bool {
-        matches!(self, Kind::Anonymous | Kind::FilePrivate | Kind::Vdso)
+        matches!(self, Kind::Anonymous | Kind::FilePrivate | Kind::MemoryPrivate | Kind::Vdso)
     }
 }
 
@@ -44,11 +50,20 @@ pub fn classify(pid: Pid, vma: &Vma, findings: &mut Findings) -> Option<Kind> {
         findings.refuse(subject(pid, vma), why, way_out);
         return None;
     }
-    Some(match (vma.inode, vma.shared) {
-        (0, false) => Kind::Anonymous,
-        (_, false) => Kind::FilePrivate,
-        (_, true) => Kind::FileShared,
+    Some(match (is_memory_file(vma), vma.inode, vma.shared) {
+        (true, _, false) => Kind::MemoryPrivate,
+        (true, _, true) => Kind::MemoryShared,
+        (false, 0, false) => Kind::Anonymous,
+        (false, _, false) => Kind::FilePrivate,
+        (false, _, true) => Kind::FileShared,
     })
+}
+
+/// Whether a memory file stands behind the mapping: a memfd, or shared anonymous memory.
+pub fn is_memory_file(vma: &Vma) -> bool {
+    vma.inode != 0
+        && !vma.path.starts_with(b"/SYSV")
+        && memfd::device().is_ok_and(|device| device == makedev(u64::from(vma.major), u64::from(vma.minor)))
 }
 
 fn refusal_of(vma: &Vma, name: &str) -> Option<(&'static str, &'static str)> {
@@ -59,14 +74,16 @@ fn refusal_of(vma: &Vma, name: &str) -> Option<(&'static str, &'static str)> {
         _ if has(b"ht") => ("huge pages of hugetlbfs are not dumped", unmap),
         _ if has(b"ss") => ("a shadow stack is not dumped", "run the program without shadow stacks"),
         _ if has(b"dp") => ("a droppable mapping (MAP_DROPPABLE) is not dumped", unmap),
-        _ if name.starts_with("/SYSV") => ("System V shared memory is not dumped", unmap),
-        _ if name.starts_with("/memfd:") => ("memory files (memfd) are not dumped", unmap),
+        _ if name.starts_with("/SYSV") => (
+            "System V shared memory lives in an IPC namespace, and none is dumped",
+            "let the program detach it",
+        ),
+        _ if name.starts_with("/secretmem") => ("secret memory (memfd_secret) cannot be read", unmap),
         _ if name.starts_with("/[aio]") => {
             ("an AIO ring is not dumped", "let the program end its AIO context")
         }
         _ if name.starts_with("anon_inode:") => ("a mapped kernel object is not dumped", unmap),
-        _ if vma.inode == 0 && vma.shared => ("shared anonymous memory is not dumped", unmap),
-        _ if name.starts_with("/dev/zero (deleted)") => ("shared anonymous memory is not dumped", unmap),
+        _ if vma.inode == 0 && vma.shared => ("it is shared, and has no file that could be read", unmap),
         _ if (has(b"io") || has(b"pf")) && !vma.shared => ("device memory cannot be dumped", unmap),
         _ => return None,
     })

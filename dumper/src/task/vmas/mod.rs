@@ -16,7 +16,8 @@ use crate::error::DumpError;
 use crate::procfs::maps::Vma;
 use crate::refusal::{Findings, Subject};
 
-pub use kind::{Kind, classify};
+pub use file::map_file;
+pub use kind::{Kind, classify, is_memory_file};
 
 /// How findings name a mapping.
 pub fn subject(pid: Pid, vma: &Vma) -> Subject {
@@ -62,7 +63,9 @@ fn entry(pid: Pid, vma: &Vma, kind: Kind, table: &mut FileTable) -> Result<VmaEn
     let (flags, status) = flags::of_kind(kind, vma);
     let madv = flags::advice(vma);
     let (shmid, fdflags) = match kind {
-        Kind::FilePrivate | Kind::FileShared => file::file_of(pid, vma, table)?,
+        Kind::FilePrivate | Kind::FileShared | Kind::MemoryPrivate | Kind::MemoryShared => {
+            file::file_of(pid, vma, table)?
+        }
         _ => (0, None),
     };
     Ok(VmaEntry {

@@ -1,11 +1,50 @@
-//! The oracle: what godwit wrote about a stopped process beside what CRIU wrote about the same one, field by
-//! field. A difference counts unless it is listed, and a listed difference names one field of one image with a
-//! rule; there is no wildcard but for the index in a list.
+//! The oracle: what godwit wrote about a stopped process beside what CRIU wrote about the same one, every image of
+//! both, field by field and page by page. A difference counts unless it is listed, and a listed difference names one
+//! field of one image with a rule; there is no wildcard but for the index in a list.
+
+mod explained;
+pub mod pages;
 
 use super::images;
+use super::lab::{self, CriuVersion};
+use super::product::godwit;
+use super::scene::Scene;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
+use std::sync::Mutex;
+
+pub use explained::EXPLAINED;
+
+/// Files of an image directory that are no images of the process, or are compared page by page.
+const BESIDE: [&str; 4] = ["stats-dump", "godwit-manifest.img", "parent", "criu-dump.log"];
+
+/// Entries of the list that explained something, by index, in this run of the tests.
+static USED: Mutex<BTreeSet<usize>> = Mutex::new(BTreeSet::new());
+
+/// Dumps a stopped process by both, and answers a line for each unexplained difference.
+///
+/// # Panics
+/// When one of them refuses to dump it.
+#[track_caller]
+pub fn differences(scene: &Scene, pid: i32) -> Vec<String> {
+    let (ours, theirs) = (scene.subdir("ours"), scene.subdir("theirs"));
+    let text = pid.to_string();
+    // Ours first: CRIU's blob dirties the text.
+    godwit(scene, &["dump", "--leave-stopped", "--pid", &text, "--images-dir", ours.to_str().unwrap()])
+        .expect_ok();
+    lab::criu_dump(CriuVersion::V4_2, pid, &theirs, &["--leave-stopped", "--file-locks"]).expect_ok();
+    let mut found = compare(&ours, &theirs);
+    found.extend(pages::compare(&ours, &theirs, pid));
+    found
+}
+
+/// Entries of the list that explained nothing since the tests began.
+pub fn unused() -> Vec<String> {
+    let used = USED.lock().unwrap();
+    let unused = EXPLAINED.iter().enumerate().filter(|(index, _)| !used.contains(index));
+    unused.map(|(_, entry)| format!("{}{}: {:?}", entry.image, entry.field, entry.rule)).collect()
+}
 
 /// Why a field may differ.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +67,8 @@ pub enum Rule {
     Theirs(u64),
     /// CRIU writes it and godwit leaves it out; the reason stands in the list.
     OnlyTheirs,
+    /// CRIU writes it, with this value, and godwit leaves it out.
+    OnlyTheirsAs(u64),
     /// Both write it, and the values need not agree; the reason stands in the list.
     Free,
 }
@@ -89,28 +130,35 @@ impl Renumbering {
 }
 
 /// Compares two image directories of one process; answers one line for each unexplained difference.
-pub fn compare(ours: &Path, theirs: &Path, files: &[(&str, &str)], list: &[Explained]) -> Vec<String> {
+fn compare(ours: &Path, theirs: &Path) -> Vec<String> {
     let mut differences = Vec::new();
     let mut renumbering = Renumbering::default();
     let (our_names, their_names) = (names(ours), names(theirs));
-    for (our_file, their_file) in files {
+    for (our_file, their_file) in pairs(ours, theirs, &mut differences) {
         let (mut our_fields, mut their_fields) = (Fields::new(), Fields::new());
-        flatten(&normal(images::decode(&ours.join(our_file)), &our_names), "", &mut our_fields);
-        flatten(&normal(images::decode(&theirs.join(their_file)), &their_names), "", &mut their_fields);
+        flatten(&normal(images::decode(&ours.join(&our_file)), &our_names), "", &mut our_fields);
+        flatten(&normal(images::decode(&theirs.join(&their_file)), &their_names), "", &mut their_fields);
         let mut paths: Vec<&String> = our_fields.keys().chain(their_fields.keys()).collect();
         paths.sort();
         paths.dedup();
         for path in paths {
             let (a, b) = (our_fields.get(path), their_fields.get(path));
-            let explained =
-                list.iter().filter(|entry| entry.image == kind(our_file) && entry.field == general(path));
+            let (image, field) = (kind(&our_file), general(path));
+            let explained = EXPLAINED
+                .iter()
+                .enumerate()
+                .filter(|(_, entry)| entry.image == image && entry.field == field);
             // A renumbering is recorded for equal values too.
             let mut allowed = false;
-            for entry in explained {
-                allowed |= match entry.rule {
+            for (index, entry) in explained {
+                let holds = match entry.rule {
                     Rule::OnlyOursAs(other) => a.is_some() && b.is_none() && a == our_fields.get(other),
                     rule => holds(rule, a, b, &mut renumbering),
                 };
+                if holds && a != b {
+                    USED.lock().unwrap().insert(index);
+                }
+                allowed |= holds;
             }
             if a != b && !allowed {
                 differences.push(format!("{our_file}{path}: godwit {} CRIU {}", show(a), show(b)));
@@ -118,6 +166,40 @@ pub fn compare(ours: &Path, theirs: &Path, files: &[(&str, &str)], list: &[Expla
         }
     }
     differences
+}
+
+/// The images to compare field by field. One that only one of both wrote is a difference.
+fn pairs(ours: &Path, theirs: &Path, differences: &mut Vec<String>) -> Vec<(String, String)> {
+    let (mut our_files, mut their_files) = (listed(ours), listed(theirs));
+    let mut pairs = Vec::new();
+    // Numbered by ids that each dumper counts for itself.
+    for family in ["fdinfo", "ghost-file"] {
+        let of = |files: &BTreeSet<String>| -> Vec<String> {
+            let mut of: Vec<String> =
+                files.iter().filter(|name| name.starts_with(&format!("{family}-"))).cloned().collect();
+            of.sort_by_key(|name| (name.len(), name.clone()));
+            of
+        };
+        for (our_file, their_file) in of(&our_files).into_iter().zip(of(&their_files)) {
+            our_files.remove(&our_file);
+            their_files.remove(&their_file);
+            pairs.push((our_file, their_file));
+        }
+    }
+    differences
+        .extend(our_files.difference(&their_files).map(|name| format!("{name}: only godwit writes it")));
+    differences.extend(their_files.difference(&our_files).map(|name| format!("{name}: only CRIU writes it")));
+    let both = our_files.intersection(&their_files).filter(|name| !name.starts_with("pagemap-"));
+    pairs.extend(both.map(|name| (name.clone(), name.clone())));
+    pairs
+}
+
+fn listed(dir: &Path) -> BTreeSet<String> {
+    let names = std::fs::read_dir(dir).unwrap().flatten();
+    names
+        .map(|entry| entry.file_name().into_string().unwrap())
+        .filter(|name| !BESIDE.contains(&name.as_str()) && !name.starts_with("pages-"))
+        .collect()
 }
 
 fn holds(rule: Rule, ours: Option<&Value>, theirs: Option<&Value>, renumbering: &mut Renumbering) -> bool {
@@ -136,6 +218,7 @@ fn holds(rule: Rule, ours: Option<&Value>, theirs: Option<&Value>, renumbering: 
             a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a.wrapping_add(by) == b)
         }
         (Rule::OnlyTheirs, None, Some(_)) => true,
+        (Rule::OnlyTheirsAs(value), None, Some(b)) => b.as_u64() == Some(value),
         (Rule::Free, Some(_), Some(_)) => true,
         _ => false,
     }

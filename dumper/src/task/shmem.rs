@@ -1,0 +1,158 @@
+//! Shared memory segments: the contents of memfds and of shared anonymous memory, in lists of pages of their own.
+//!
+//! A segment can be written through any mapping of it, by write(2), and by whoever else has it open; no tracker of one
+//! task's page tables sees all of that. So segments are no part of the rounds: the last set has them whole, from the
+//! file itself, also where no mapping covers them.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::unistd::{Pid, Whence, lseek};
+
+use godwit_wire::plan::{PAGE_SIZE, PE_PRESENT, PageOwner, PageRun, PagesPlan};
+
+use super::files::{Descriptor, memfd};
+use super::vmas;
+use crate::error::DumpError;
+use crate::procfs::maps::Vma;
+
+/// A segment, open for reading.
+#[derive(Debug)]
+pub struct Segment {
+    /// What names its images: the inode number.
+    pub id: u64,
+    file: File,
+    len_bytes: u64,
+    /// How errors name it.
+    subject: String,
+}
+
+/// Opens every segment that the task maps or has open, each once.
+///
+/// # Errors
+/// When one cannot be opened. The task must be stopped.
+pub fn collect(pid: Pid, all: &[Vma], descriptors: &[Descriptor]) -> Result<Vec<Segment>, DumpError> {
+    let mut found: BTreeMap<u64, PathBuf> = BTreeMap::new();
+    for vma in all.iter().filter(|vma| vmas::is_memory_file(vma)) {
+        found.entry(vma.inode).or_insert_with(|| vmas::map_file(pid, vma));
+    }
+    for descriptor in descriptors.iter().filter(|descriptor| memfd::is_memory(&descriptor.stat)) {
+        let at = || format!("/proc/self/fd/{}", descriptor.copy.as_raw_fd()).into();
+        found.entry(descriptor.stat.st_ino).or_insert_with(at);
+    }
+    found.into_iter().map(|(id, at)| Segment::open(pid, id, &at)).collect()
+}
+
+impl Segment {
+    /// Its size in pages.
+    pub fn pages(&self) -> u64 {
+        self.len_bytes.div_ceil(PAGE_SIZE)
+    }
+
+    fn open(pid: Pid, id: u64, at: &Path) -> Result<Segment, DumpError> {
+        let subject = format!("shared memory {id} of process {pid}");
+        let failed = |what| {
+            let subject = subject.clone();
+            move |source: io::Error| DumpError::sys(subject, what, source)
+        };
+        // Without a trace: not even the time of the last access changes.
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NOATIME).open(at);
+        let file = file.map_err(failed("opening it"))?;
+        let stat = file.metadata().map_err(failed("looking at it"))?;
+        if stat.ino() != id {
+            return Err(failed("looking at it")(io::Error::other("it is another file by now")));
+        }
+        Ok(Segment { id, len_bytes: stat.len(), file, subject })
+    }
+
+    /// Its pages that hold something, as a list for the pages file `pages_id`: offsets stand for addresses.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn plan(&self, pages_id: u32) -> Result<PagesPlan, DumpError> {
+        let mut runs: Vec<PageRun> = Vec::new();
+        let mut at = 0;
+        while at < self.len_bytes {
+            let Some(data) = self.seek(at, Whence::SeekData)? else { break };
+            let hole = self.seek(data, Whence::SeekHole)?.unwrap_or(self.len_bytes);
+            let (start, end) = (data / PAGE_SIZE * PAGE_SIZE, hole.next_multiple_of(PAGE_SIZE));
+            at = end;
+            let nr_pages = (end - start) / PAGE_SIZE;
+            match runs.last_mut() {
+                Some(last) if last.end() == start => last.nr_pages += nr_pages,
+                _ => runs.push(PageRun { vaddr: start, nr_pages, flags: PE_PRESENT }),
+            }
+        }
+        Ok(PagesPlan { owner: PageOwner::Shmem(self.id), pages_id, runs })
+    }
+
+    fn seek(&self, from: u64, whence: Whence) -> Result<Option<u64>, DumpError> {
+        match lseek(&self.file, from as i64, whence) {
+            Ok(at) => Ok(Some(at as u64)),
+            Err(Errno::ENXIO) => Ok(None),
+            Err(errno) => Err(DumpError::sys(self.subject.clone(), "looking for its pages", errno)),
+        }
+    }
+
+    /// Reads the bytes at an offset; behind its end there are zeros.
+    ///
+    /// # Errors
+    /// What the kernel answers.
+    pub fn read(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        let mut done = 0;
+        while done < into.len() {
+            match self.file.read_at(&mut into[done..], offset + done as u64) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        into[done..].fill(0);
+        Ok(())
+    }
+}
+
+/// The lists of all segments, in pages files from `first_id` on.
+///
+/// # Errors
+/// When the kernel does not tell where a segment holds something.
+pub fn plans(segments: &[Segment], first_id: u32) -> Result<Vec<PagesPlan>, DumpError> {
+    // CRIU writes no list for one that is empty.
+    let segments = segments.iter().filter(|segment| segment.len_bytes > 0);
+    (first_id..).zip(segments).map(|(pages_id, segment)| segment.plan(pages_id)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Seek, SeekFrom, Write};
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
+
+    use super::*;
+
+    #[test]
+    fn a_segment_is_listed_where_it_holds_something_and_read_with_zeros_behind_its_end() {
+        let mut file = File::from(memfd_create(c"segment", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.write_all(b"first").unwrap();
+        file.seek(SeekFrom::Start(9 * PAGE_SIZE)).unwrap();
+        file.write_all(b"last").unwrap();
+        file.set_len(20 * PAGE_SIZE + 5).unwrap();
+        let at = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let segment = Segment::open(Pid::this(), file.metadata().unwrap().ino(), &at).unwrap();
+        let plan = segment.plan(2).unwrap();
+        let run = |page: u64| PageRun { vaddr: page * PAGE_SIZE, nr_pages: 1, flags: PE_PRESENT };
+        assert_eq!(plan.runs, [run(0), run(9)]);
+        let mut page = [7; PAGE_SIZE as usize];
+        segment.read(20 * PAGE_SIZE, &mut page).unwrap();
+        assert_eq!(page, [0; PAGE_SIZE as usize]);
+        segment.read(9 * PAGE_SIZE, &mut page).unwrap();
+        assert_eq!(&page[..5], b"last\0");
+        assert!(Segment::open(Pid::this(), 1, &at).is_err(), "another file is noticed");
+    }
+}
