@@ -132,6 +132,9 @@ pub struct Migrate {
     /// Most pre-dump rounds; 0 freezes at once.
     #[arg(long, default_value_t = 10)]
     max_rounds: u32,
+    /// Exactly this many pre-dump rounds, whether they shorten the freeze or not.
+    #[arg(long, conflicts_with_all = ["max_rounds", "downtime_target"])]
+    rounds: Option<u32>,
     /// Rounds end once the freeze is predicted to be this short, e.g. 100ms.
     #[arg(long, value_parser = parse_duration, default_value = "100ms")]
     downtime_target: Duration,
@@ -349,7 +352,11 @@ impl Migrate {
             keys: self.server.keys.clone(),
             name: self.server.name.clone(),
         };
-        let limits = RoundLimits { rounds_max: self.max_rounds, downtime_target: self.downtime_target };
+        let limits = RoundLimits {
+            rounds_min: self.rounds.unwrap_or(0),
+            rounds_max: self.rounds.unwrap_or(self.max_rounds),
+            downtime_target: self.downtime_target,
+        };
         let afterwards = afterwards(self.leave_running, self.leave_stopped);
         let options = Options {
             restore: !self.no_restore,
@@ -364,7 +371,7 @@ impl Migrate {
 impl Dump {
     /// The options of this dump, and whether the report is JSON.
     pub fn options(&self) -> (Options, bool) {
-        let limits = RoundLimits { rounds_max: 0, downtime_target: Duration::ZERO };
+        let limits = RoundLimits { rounds_min: 0, rounds_max: 0, downtime_target: Duration::ZERO };
         let afterwards = afterwards(self.leave_running, self.leave_stopped);
         (self.source.options(self.place.destination(), afterwards, limits), self.source.json)
     }
@@ -373,7 +380,7 @@ impl Dump {
 impl PreDump {
     /// The options of this round, and whether the report is JSON.
     pub fn options(&self) -> (Options, bool) {
-        let limits = RoundLimits { rounds_max: 1, downtime_target: Duration::ZERO };
+        let limits = RoundLimits { rounds_min: 0, rounds_max: 1, downtime_target: Duration::ZERO };
         (self.source.options(self.place.destination(), Afterwards::Run, limits), self.source.json)
     }
 }

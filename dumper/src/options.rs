@@ -42,6 +42,8 @@ pub enum Destination {
 /// When pre-dump rounds end.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RoundLimits {
+    /// At least this many pre-dump rounds, whatever they bring.
+    pub rounds_min: u32,
     /// At most this many pre-dump rounds; 0 for none.
     pub rounds_max: u32,
     /// Rounds end once the next freeze is predicted to be shorter than this.

@@ -32,6 +32,9 @@ pub fn next(rounds: &[RoundReport], limits: &RoundLimits) -> Next {
     if rounds.len() >= limits.rounds_max as usize {
         return Next::FreezeBound;
     }
+    if rounds.len() < limits.rounds_min as usize {
+        return Next::Round;
+    }
     let [.., before, last] = rounds else { return Next::Round };
     if predict_freeze(before, last) <= limits.downtime_target {
         return Next::FreezeOnTarget;
@@ -58,7 +61,8 @@ fn predict_freeze(before: &RoundReport, last: &RoundReport) -> Duration {
 mod tests {
     use super::*;
 
-    const LIMITS: RoundLimits = RoundLimits { rounds_max: 8, downtime_target: Duration::from_millis(100) };
+    const LIMITS: RoundLimits =
+        RoundLimits { rounds_min: 0, rounds_max: 8, downtime_target: Duration::from_millis(100) };
 
     fn round(pages_data: u64, duration_ms: u64) -> RoundReport {
         RoundReport { pages_data, duration_us: duration_ms * 1000, ..RoundReport::default() }
@@ -81,6 +85,15 @@ mod tests {
         let busy = [round(65_536, 900), round(60_000, 800), round(59_000, 800), round(59_500, 800)];
         assert_eq!(next(&busy, &LIMITS), Next::FreezeNoGain);
         assert_eq!(next(&busy[..3], &LIMITS), Next::Round);
+    }
+
+    #[test]
+    fn rounds_that_must_be_are_made_although_they_bring_nothing() {
+        let limits = RoundLimits { rounds_min: 5, ..LIMITS };
+        let quiet = [round(65_536, 900), round(60_000, 800), round(60_000, 800), round(60_000, 800)];
+        assert_eq!(next(&quiet, &limits), Next::Round);
+        assert_eq!(next(&[round(9, 900), round(0, 1)], &limits), Next::Round);
+        assert_eq!(next(&[round(9, 900); 5], &RoundLimits { rounds_max: 5, ..limits }), Next::FreezeBound);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 //! - [`lab`]: `criu dump`, `criu restore` in a pid namespace of its own, the guest
 //! - [`product`]: `godwit` and `godwit-page-server`
 //! - [`moved`]: a victim that the page server restored
+//! - [`memory`]: what every page of a stopped process holds, to compare it with its copy's
 //! - [`witness`]: reads the log of the victim `busy` and says whether one copy ran at a time
 //! - [`images`]: an image directory as JSON, and changes to it
 //! - [`oracle`]: compares what godwit and CRIU wrote about the same stopped process
@@ -17,6 +18,7 @@
 pub mod child;
 pub mod images;
 pub mod lab;
+pub mod memory;
 pub mod moved;
 pub mod need;
 pub mod oracle;
