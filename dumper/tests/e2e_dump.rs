@@ -230,3 +230,33 @@ fn the_report_and_the_check_of_a_directory_agree() {
     godwit(&scene, &["inspect", images.to_str().unwrap()]).expect_refusal();
     assert_eq!(victim.check(), Verdict::Ok);
 }
+
+#[test]
+fn memory_that_another_process_shares_is_a_loss_by_name() {
+    require!("root", "cc");
+    let scene = Scene::new("sharers");
+    let mut victim = Victim::start(&scene, "shmem", &[]);
+    let doctor = |more: &[&str]| {
+        let mut args = vec!["doctor", "--json", "--pid"];
+        let pid = victim.pid.to_string();
+        args.push(&pid);
+        args.extend(more);
+        godwit(&scene, &args)
+    };
+    assert!(!doctor(&[]).expect_ok().stdout.contains("shares it"));
+    // A memfd by its descriptor, and anonymous memory, which has none, by its mapping.
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", victim.pid)).unwrap().flatten().map(|fd| fd.path());
+    let is_memfd = |fd: &PathBuf| std::fs::read_link(fd).unwrap().starts_with("/memfd:sealed (deleted)");
+    let _by_descriptor = std::fs::File::open(fds.into_iter().find(is_memfd).unwrap()).unwrap();
+    let maps = scene::proc_text(victim.pid, "maps");
+    let mapping = maps.lines().find(|line| line.ends_with("/dev/zero (deleted)")).unwrap();
+    let (start, end) = mapping.split_once(' ').unwrap().0.split_once('-').unwrap();
+    let _by_mapping = std::fs::File::open(format!("/proc/{}/map_files/{start}-{end}", victim.pid)).unwrap();
+    let told = doctor(&[]).expect_ok().stdout;
+    let us = format!("process {} shares it: after a restore each has its own copy", std::process::id());
+    assert_eq!(told.matches(&us).count(), 2, "{told}");
+    let images = scene.subdir("images");
+    let refused = dump(&scene, victim.pid, &images, &["--strict"]).expect_refusal();
+    assert!(refused.stderr.contains(&us), "{refused}");
+    assert_eq!(victim.check(), Verdict::Ok);
+}

@@ -15,7 +15,7 @@ use crate::procfs::{cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
 use crate::sys::sched;
 use crate::task::files::{self, Descriptor};
-use crate::task::{special, vmas};
+use crate::task::{shmem, special, vmas};
 
 /// What the process looks like from outside, before anything is touched.
 #[derive(Debug)]
@@ -47,6 +47,7 @@ pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
     let seen =
         Seen { descriptors: files::open_all(root.pid, &root.pidfd)?, vmas: maps::read_with_flags(root.pid)? };
     file_locks::check_mapped(root.pid, &seen.descriptors, &seen.vmas, findings);
+    shmem::sharers(root.pid, &seen.vmas, &seen.descriptors, findings);
     process(root.pid, findings)?;
     guards(root.pid, &seen.vmas, findings)?;
     seccomp(root.pid, findings)?;

@@ -5,7 +5,7 @@
 //! file itself, also where no mapping covers them.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
@@ -19,7 +19,8 @@ use godwit_wire::plan::{PAGE_SIZE, PE_PRESENT, PageOwner, PageRun, PagesPlan};
 use super::files::{Descriptor, memfd};
 use super::vmas;
 use crate::error::DumpError;
-use crate::procfs::maps::Vma;
+use crate::procfs::maps::{self, Vma};
+use crate::refusal::{Findings, Subject};
 
 /// A segment, open for reading.
 #[derive(Debug)]
@@ -116,6 +117,47 @@ impl Segment {
         into[done..].fill(0);
         Ok(())
     }
+}
+
+/// Names each segment that a process outside shares: what is restored is a copy of its own.
+pub fn sharers(pid: Pid, all: &[Vma], descriptors: &[Descriptor], findings: &mut Findings) {
+    let mut segments: BTreeMap<u64, Subject> = BTreeMap::new();
+    for vma in all.iter().filter(|vma| vmas::is_memory_file(vma)) {
+        segments.entry(vma.inode).or_insert_with(|| vmas::subject(pid, vma));
+    }
+    for descriptor in descriptors.iter().filter(|descriptor| memfd::is_memory(&descriptor.stat)) {
+        segments.entry(descriptor.stat.st_ino).or_insert_with(|| descriptor.subject(pid));
+    }
+    let Ok(processes) = fs::read_dir("/proc") else { return };
+    // The dumper's own duplicates do not count.
+    let ours = [pid, Pid::this()];
+    let others = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    for other in others.map(Pid::from_raw).filter(|other| !ours.contains(other)) {
+        if segments.is_empty() {
+            return;
+        }
+        for shared in held_by(other, &segments) {
+            if let Some(subject) = segments.remove(&shared) {
+                let what = format!("process {other} shares it: after a restore each has its own copy");
+                findings.lose(subject, what);
+            }
+        }
+    }
+}
+
+/// Which of the segments a process maps or has open. One that ended or may not be looked at holds none.
+fn held_by(other: Pid, segments: &BTreeMap<u64, Subject>) -> Vec<u64> {
+    let mapped = maps::read(other).unwrap_or_default().into_iter();
+    let mapped = mapped.filter(vmas::is_memory_file).map(|vma| vma.inode);
+    let links = fs::read_dir(format!("/proc/{other}/fd")).into_iter().flatten().flatten();
+    // By name first: to stat a file of a network that hangs would hang as well.
+    let is_named = |target: &Path| memfd::has_name_of_memory(target);
+    let links = links
+        .map(|link| link.path())
+        .filter(|link| fs::read_link(link).is_ok_and(|target| is_named(&target)));
+    let open = links.filter_map(|link| nix::sys::stat::stat(&link).ok());
+    let open = open.filter(memfd::is_memory).map(|stat| stat.st_ino);
+    mapped.chain(open).filter(|inode| segments.contains_key(inode)).collect()
 }
 
 /// The lists of all segments, in pages files from `first_id` on.

@@ -43,6 +43,12 @@ pub fn is_memory(stat: &FileStat) -> bool {
     device().is_ok_and(|device| device == stat.st_dev)
 }
 
+/// Whether a link in `/proc` points at what looks like a memory file by its name.
+pub fn has_name_of_memory(target: &Path) -> bool {
+    let text = target.as_os_str().as_bytes();
+    text.starts_with(PREFIX) || text.starts_with(b"/dev/zero")
+}
+
 /// The name that `memfd_create` was given; of shared anonymous memory, the kernel's name for it.
 fn name(target: &Path) -> Vec<u8> {
     let text = target.as_os_str().as_bytes();
