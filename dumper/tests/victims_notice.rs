@@ -169,6 +169,18 @@ const TABLE: &[Row] = &[
     row("locks", "filelocks.img", "/4", Remove, "flock shared is held"),
     row("waits", "core-*.img#2", "/0/thread_info/gpregs/ip", Add(2), "futex"),
     row("chroot", "fs-*.img", "/0/root_id", Add(-1), ""),
+    row("shmem", "memfd.img", "/0/seals", Set(0), "future seals"),
+    row("shmem", "memfd.img", "/6/mode", Flip(1), "memfd mode"),
+    row("shmem", "memfd.img", "/6/uid", Add(1), "memfd uid"),
+    row("shmem", "memfd.img", "/6/size", Add(1), "memfd size"),
+    row("shmem", "memfd.img", "/6/name", Text("other"), "memfd name"),
+    row("shmem", "memfd.img", "/7/seals", Flip(8), "sealed seals"),
+    row("shmem", "memfd.img", "/8/seals", Set(1), "empty seals"),
+    row("shmem", "files.img", "/11/memfd/pos", Add(1), "memfd offset"),
+    row("shmem", "files.img", "/13/memfd/flags", Flip(0x800), "memfd appender flags"),
+    row("shmem", "files.img", "/12/memfd/inode_id", Set(1), "memfd"),
+    row("shmem", "pagemap-shmem-*.img", "/1", Remove, "twice"),
+    row("shmem", "pagemap-shmem-*.img#5", "/1", Remove, "memfd"),
 ];
 
 #[test]
