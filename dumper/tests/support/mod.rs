@@ -12,7 +12,7 @@
 //! - [`memory`]: what every page of a stopped process holds, to compare it with its copy's
 //! - [`witness`]: reads the log of the victim `busy` and says whether one copy ran at a time
 //! - [`images`]: an image directory as JSON, and changes to it
-//! - [`oracle`]: compares what godwit and CRIU wrote about the same stopped process
+//! - `oracle`: compares what godwit and CRIU wrote about the same stopped process; part of the test `oracle` alone
 #![allow(dead_code, unused_imports, clippy::unwrap_used, missing_docs)]
 
 pub mod child;
@@ -21,7 +21,6 @@ pub mod lab;
 pub mod memory;
 pub mod moved;
 pub mod need;
-pub mod oracle;
 pub mod product;
 pub mod scene;
 pub mod victim;

@@ -26,25 +26,32 @@ pub enum In {
 pub struct Listed {
     pub name: &'static str,
     pub args: &'static [&'static str],
-    /// Arguments with which CRIU itself can dump and restore it; they serve the oracle too.
+    /// Arguments with which CRIU itself can dump and restore it (`victims_notice`); the oracle takes them too.
     pub criu_args: &'static [&'static str],
+    /// Arguments where godwit's images are compared with CRIU's.
+    pub oracle_args: &'static [&'static str],
     left_out: &'static [(In, &'static str)],
 }
 
 /// A victim that is in every test, without arguments.
 const fn victim(name: &'static str) -> Listed {
-    Listed { name, args: &[], criu_args: &[], left_out: &[] }
+    Listed { name, args: &[], criu_args: &[], oracle_args: &[], left_out: &[] }
 }
 
 impl Listed {
     /// Arguments for all tests.
     const fn args(self, args: &'static [&'static str]) -> Listed {
-        Listed { args, criu_args: args, ..self }
+        Listed { args, criu_args: args, oracle_args: args, ..self }
     }
 
     /// Arguments where CRIU dumps it. After [`Listed::args`].
     const fn criu(self, criu_args: &'static [&'static str]) -> Listed {
-        Listed { criu_args, ..self }
+        Listed { criu_args, oracle_args: criu_args, ..self }
+    }
+
+    /// Arguments where both dump it. After [`Listed::criu`].
+    const fn oracle(self, oracle_args: &'static [&'static str]) -> Listed {
+        Listed { oracle_args, ..self }
     }
 
     /// Tests that leave it out, each with its reason.

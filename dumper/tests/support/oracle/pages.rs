@@ -1,135 +1,196 @@
-//! The pages of both, byte by byte.
+//! Page lists and pages, page by page: the same pages with the same bytes.
+//!
+//! What differs has one of these names, as fields of the image `pages`: `(only godwit, zero)`, `(only godwit, as in its
+//! file)`, `(only godwit)`, the same with CRIU, `(rseq)` for a page that is the same but for the areas that the kernel
+//! itself writes when a thread runs, and `(bytes)`.
 
-use super::super::images;
-use godwit_wire::image::pagemap;
-use godwit_wire::plan::{PAGE_SIZE, PageOwner};
+use super::compare::{Compared, Dir};
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Range;
+use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
 
-type Pages = BTreeMap<u64, Vec<u8>>;
+const PAGE: u64 = 4096;
+/// Flags of a pagemap entry (criu/include/pagemap.h).
+const PE_PARENT: u64 = 1;
+const PE_PRESENT: u64 = 1 << 2;
+/// `VMA_FILE_PRIVATE`, `VMA_FILE_SHARED`.
+const FILE: u64 = 1 << 6 | 1 << 7;
+/// Bytes of `struct rseq` (include/uapi/linux/rseq.h); the kernel may use up to the registered length.
+const RSEQ_BYTES_MIN: u64 = 32;
 
-/// Bytes of `struct rseq` that the kernel writes whenever the thread goes back to its program (include/uapi/linux/rseq.h).
-const RSEQ_BYTES: u64 = 32;
+/// The pages of one page list, by address: where each lies in its pages file.
+struct Listed {
+    places: BTreeMap<u64, u64>,
+    content: File,
+}
 
-/// A line for each page that differs and should not.
-///
-/// Explained: a page of zeros that only one of both lists; a page that only CRIU lists and that holds what its file
-/// holds there (its own code ran in it, and was put back); the `struct rseq` of each thread.
-pub fn compare(ours: &Path, theirs: &Path, pid: i32) -> Vec<String> {
-    let mut differences = Vec::new();
-    let mut owners = owners(ours);
-    owners.extend(super::pages::owners(theirs));
-    for owner in owners {
-        let (our_pages, their_pages) = (read(ours, owner), read(theirs, owner));
-        let masks = match owner {
-            PageOwner::Task(_) => rseq_areas(ours),
-            PageOwner::Shmem(_) => Vec::new(),
-        };
-        let addresses: BTreeSet<u64> = our_pages.keys().chain(their_pages.keys()).copied().collect();
-        for vaddr in addresses {
-            let (a, b) = (our_pages.get(&vaddr), their_pages.get(&vaddr));
-            let name = owner.pagemap_name();
-            let is_explained = match (a, b) {
-                (Some(a), Some(b)) => masked(a, vaddr, &masks) == masked(b, vaddr, &masks),
-                (Some(one), None) | (None, Some(one)) if one.iter().all(|byte| *byte == 0) => true,
-                (None, Some(theirs)) => file_page(pid, vaddr).as_ref() == Some(theirs),
-                _ => false,
+impl Listed {
+    fn read(dir: &Dir, name: &str) -> Result<Self, String> {
+        let entries = dir.entries(name);
+        let head = entries.first().ok_or_else(|| format!("{name} is empty"))?;
+        let path = dir.path.join(format!("pages-{}.img", head["pages_id"]));
+        let content = File::open(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let (mut places, mut at) = (BTreeMap::new(), 0);
+        for entry in &entries[1..] {
+            let flags = flags(entry);
+            let number = |field: &str| entry[field].as_u64();
+            let (Some(vaddr), Some(count)) = (number("vaddr"), number("nr_pages")) else {
+                return Err(format!("{name}: {entry}"));
             };
-            if !is_explained {
-                let who = |page: Option<&Vec<u8>>| if page.is_some() { "has it" } else { "lacks it" };
-                let at = a.zip(b).and_then(|(a, b)| a.iter().zip(b).position(|(a, b)| a != b));
-                differences.push(format!(
-                    "{name} page {vaddr:#x}: godwit {} CRIU {}, first difference at {at:?}",
-                    who(a),
-                    who(b)
-                ));
+            if flags & PE_PARENT != 0 || flags & PE_PRESENT == 0 {
+                continue;
+            }
+            for page in 0..count {
+                places.insert(vaddr + page * PAGE, at);
+                at += PAGE;
             }
         }
+        let length = content.metadata().map_err(|error| error.to_string())?.len();
+        if length != at {
+            return Err(format!("{name} lists {at} bytes, and its pages file has {length}"));
+        }
+        Ok(Self { places, content })
     }
-    differences
+
+    fn page(&self, address: u64) -> Option<[u8; PAGE as usize]> {
+        let mut page = [0; PAGE as usize];
+        self.content.read_exact_at(&mut page, *self.places.get(&address)?).ok()?;
+        Some(page)
+    }
 }
 
-fn owners(dir: &Path) -> BTreeSet<PageOwner> {
-    let names =
-        std::fs::read_dir(dir).unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    names
-        .filter_map(|name| {
-            let number = name.strip_prefix("pagemap-")?.strip_suffix(".img")?;
-            match number.strip_prefix("shmem-") {
-                Some(id) => Some(PageOwner::Shmem(id.parse().ok()?)),
-                None => Some(PageOwner::Task(number.parse().ok()?)),
-            }
-        })
-        .collect()
+/// crit gives flags as a number, or as names where it knows them.
+fn flags(entry: &Value) -> u64 {
+    match &entry["flags"] {
+        Value::String(names) => {
+            u64::from(names.contains("PE_PARENT")) * PE_PARENT
+                + u64::from(names.contains("PE_PRESENT")) * PE_PRESENT
+        }
+        // Absent in images of old; `in_parent` says the rest.
+        flags => flags.as_u64().unwrap_or(PE_PRESENT),
+    }
 }
 
-/// Every page of a directory's own; empty where it has no such list. CRIU writes none for a segment without pages.
-fn read(dir: &Path, owner: PageOwner) -> Pages {
-    let Ok(bytes) = std::fs::read(dir.join(owner.pagemap_name())) else { return Pages::new() };
-    let plan = pagemap::decode(owner, &bytes).unwrap();
-    let mut pages = Pages::new();
-    if plan.slots() == 0 {
-        return pages;
-    }
-    let file = std::fs::File::open(dir.join(plan.pages_name())).unwrap();
-    for (run, slots) in plan.placed() {
-        for index in 0..run.nr_pages {
-            let mut page = vec![0; PAGE_SIZE as usize];
-            file.read_exact_at(&mut page, (slots.start + index) * PAGE_SIZE).unwrap();
-            pages.insert(run.vaddr + index * PAGE_SIZE, page);
+/// A run of pages that differ in one way, so that a difference is one line.
+struct Run {
+    start: u64,
+    end: u64,
+    kind: &'static str,
+    detail: String,
+}
+
+/// Compares the pages of one page list.
+pub fn compare(compared: &mut Compared, ours: (&Dir, &str), theirs: (&Dir, &str), pid: i32) {
+    let lists = Listed::read(ours.0, ours.1).and_then(|a| Ok((a, Listed::read(theirs.0, theirs.1)?)));
+    let (a, b) = match lists {
+        Ok(lists) => lists,
+        Err(why) => return compared.differences.push(why),
+    };
+    let is_task = ours.1 == format!("pagemap-{pid}.img");
+    let rseq = if is_task { rseq_areas(ours.0) } else { Vec::new() };
+    let vmas = if is_task { ours.0.entries(&format!("mm-{pid}.img"))[0]["vmas"].as_array() } else { None };
+    let mut runs: Vec<Run> = Vec::new();
+    let addresses: BTreeSet<u64> = a.places.keys().chain(b.places.keys()).copied().collect();
+    compared.pages += addresses.len();
+    for &address in &addresses {
+        let vma = vmas.and_then(|vmas| vma_at(vmas, address));
+        let Some((kind, detail)) = difference(address, a.page(address), b.page(address), &rseq, vma, pid)
+        else {
+            continue;
+        };
+        match runs.last_mut() {
+            Some(run) if run.end == address && run.kind == kind => run.end += PAGE,
+            _ => runs.push(Run { start: address, end: address + PAGE, kind, detail }),
         }
     }
-    pages
-}
-
-fn masked(page: &[u8], vaddr: u64, masks: &[Range<u64>]) -> Vec<u8> {
-    let mut page = page.to_vec();
-    for (at, byte) in (vaddr..).zip(&mut page) {
-        if masks.iter().any(|mask| mask.contains(&at)) {
-            *byte = 0;
-        }
+    for run in runs {
+        let what = format!("{} {:#x}-{:#x} {}", ours.1, run.start, run.end, run.detail);
+        let text = Value::from(what);
+        let (a, b) = match run.kind {
+            kind if kind.starts_with("(only godwit") => (Some(&text), None),
+            kind if kind.starts_with("(only CRIU") => (None, Some(&text)),
+            _ => (Some(&text), Some(&Value::Null)),
+        };
+        compared.field("pages", run.kind, a, b, &BTreeMap::new());
     }
-    page
 }
 
-/// Where the threads' `struct rseq` lie.
-fn rseq_areas(dir: &Path) -> Vec<Range<u64>> {
-    let names =
-        std::fs::read_dir(dir).unwrap().flatten().filter_map(|entry| entry.file_name().into_string().ok());
-    let cores = names.filter(|name| name.starts_with("core-"));
-    cores
-        .filter_map(|name| {
-            let core = images::decode(&dir.join(name));
-            let start = core["entries"][0]["thread_core"]["rseq_entry"]["rseq_abi_pointer"].clone();
-            let start = start
-                .as_u64()
-                .or_else(|| u64::from_str_radix(start.as_str()?.strip_prefix("0x")?, 16).ok())?;
-            Some(start..start + RSEQ_BYTES)
-        })
-        .collect()
+fn difference(
+    address: u64,
+    ours: Option<[u8; PAGE as usize]>,
+    theirs: Option<[u8; PAGE as usize]>,
+    rseq: &[(u64, u64)],
+    vma: Option<&Value>,
+    pid: i32,
+) -> Option<(&'static str, String)> {
+    let is_zero = |page: &[u8]| page.iter().all(|byte| *byte == 0);
+    let names = match (ours, theirs) {
+        (Some(a), Some(b)) if a == b => return None,
+        (Some(mut a), Some(mut b)) => {
+            let first = a.iter().zip(&b).position(|(a, b)| a != b).unwrap_or(0);
+            let words = format!("at byte {first}: {:02x?} {:02x?}", &a[first..], &b[first..]);
+            let detail = words.chars().take(60).collect();
+            mask(&mut a, address, rseq);
+            mask(&mut b, address, rseq);
+            return Some((if a == b { "(rseq)" } else { "(bytes)" }, detail));
+        }
+        (Some(_), None) => ["(only godwit, zero)", "(only godwit, as in its file)", "(only godwit)"],
+        (None, _) => ["(only CRIU, zero)", "(only CRIU, as in its file)", "(only CRIU)"],
+    };
+    let page = ours.or(theirs)?;
+    let in_file = vma.and_then(|vma| in_file(vma, address, pid));
+    let index = if in_file.is_some_and(|in_file| in_file == page) {
+        1
+    } else if is_zero(&page) {
+        0
+    } else {
+        2
+    };
+    Some((names[index], String::new()))
 }
 
-/// What the file behind the mapping at an address holds there.
-fn file_page(pid: i32, vaddr: u64) -> Option<Vec<u8>> {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
-    let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
-    let (range, offset) = maps.lines().find_map(|line| {
-        let mut words = line.split_ascii_whitespace();
-        let (start, end) = words.next()?.split_once('-')?;
-        let range = number(start)..number(end);
-        range.contains(&vaddr).then(|| (range.clone(), number(words.nth(1).unwrap())))
-    })?;
-    let link = format!("/proc/{pid}/map_files/{:x}-{:x}", range.start, range.end);
-    let mut page = vec![0; PAGE_SIZE as usize];
-    let file = std::fs::File::open(link).ok()?;
+/// What the file of a mapping holds for a page.
+fn in_file(vma: &Value, address: u64, pid: i32) -> Option<[u8; PAGE as usize]> {
+    let status = vma["status"].as_u64()?;
+    let (start, end) = (vma["start"].as_u64()?, vma["end"].as_u64()?);
+    if status & FILE == 0 {
+        return None;
+    }
+    let file = File::open(format!("/proc/{pid}/map_files/{start:x}-{end:x}")).ok()?;
+    let mut page = [0; PAGE as usize];
     let mut done = 0;
-    while done < page.len() {
-        match file.read_at(&mut page[done..], offset + vaddr - range.start + done as u64).ok()? {
-            0 => break,
-            read => done += read,
-        }
+    let from = vma["pgoff"].as_u64()? + (address - start);
+    while let Ok(count @ 1..) = file.read_at(&mut page[done..], from + done as u64) {
+        done += count;
     }
     Some(page)
+}
+
+fn vma_at(vmas: &[Value], address: u64) -> Option<&Value> {
+    vmas.iter().find(|vma| {
+        vma["start"].as_u64().is_some_and(|start| start <= address)
+            && vma["end"].as_u64().is_some_and(|end| address < end)
+    })
+}
+
+/// The restartable-sequence areas of all threads: the kernel writes the processor's number there.
+fn rseq_areas(dir: &Dir) -> Vec<(u64, u64)> {
+    let cores = dir.images.iter().filter(|(name, _)| name.starts_with("core-"));
+    cores
+        .filter_map(|(_, core)| {
+            let entry = &core["entries"][0]["thread_core"]["rseq_entry"];
+            let start = entry["rseq_abi_pointer"].as_u64().filter(|start| *start != 0)?;
+            Some((start, entry["rseq_abi_size"].as_u64().unwrap_or(0).max(RSEQ_BYTES_MIN)))
+        })
+        .collect()
+}
+
+fn mask(page: &mut [u8], address: u64, areas: &[(u64, u64)]) {
+    for (start, length) in areas {
+        let (from, to) = ((*start).max(address), (start + length).min(address + PAGE));
+        if from < to {
+            page[(from - address) as usize..(to - address) as usize].fill(0);
+        }
+    }
 }

@@ -1,0 +1,332 @@
+//! Two image directories of one process, compared.
+
+use super::explained::EXPLAINED;
+use super::pages;
+use crate::support::{child::run, lab};
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Why a field may differ.
+#[derive(Clone, Copy, Debug)]
+pub enum Rule {
+    /// Ids that each dumper counts for itself. They must be one to one: equal on one side, equal on the other.
+    Renumbered(&'static str),
+    /// A number that may be at most this far apart: a time that passed between the two dumps.
+    Within(u64),
+    /// godwit writes it and CRIU leaves it out, with this value (`false` is 0).
+    OnlyOurs(u64),
+    /// godwit writes it and CRIU leaves it out, with this text.
+    OnlyOursText(&'static str),
+    /// godwit writes it and CRIU leaves it out; the value is that of another field of the same image.
+    OnlyOursAs(&'static str),
+    /// Both write it, godwit with this value.
+    Ours(u64),
+    /// godwit's number is smaller by so much.
+    Behind(u64),
+    /// CRIU writes this value.
+    Theirs(u64),
+    /// CRIU writes it and godwit leaves it out; the reason stands in the list.
+    OnlyTheirs,
+    /// The same, with this value.
+    OnlyTheirsIs(u64),
+    /// Both write it, and the values need not agree; the reason stands in the list.
+    Free,
+    /// The same, for what goes on between the two dumps, and may be equal by chance.
+    Moves,
+}
+
+/// An explained difference: image (name without number), field path (indices written as `#`), rule, reason.
+///
+/// Two fields are made up: `(file)` is the image as such, which one of both did not write; the fields of the image
+/// `pages` are the kinds of differences of single pages, see [`pages`].
+pub struct Explained {
+    pub image: &'static str,
+    pub field: &'static str,
+    pub rule: Rule,
+    pub why: &'static str,
+}
+
+impl Rule {
+    /// Whether a run over everything may not need it, by chance.
+    pub fn is_of_chance(self) -> bool {
+        matches!(self, Rule::Within(_) | Rule::Moves)
+    }
+}
+
+/// The outcome.
+#[derive(Default)]
+pub struct Compared {
+    /// One line for each unexplained difference.
+    pub differences: Vec<String>,
+    /// The entries of the list that explained a difference.
+    pub used: BTreeSet<usize>,
+    pub fields: usize,
+    pub pages: usize,
+    renumbering: Renumbering,
+}
+
+/// An image directory, decoded.
+pub struct Dir {
+    pub path: PathBuf,
+    pub images: BTreeMap<String, Value>,
+}
+
+impl Dir {
+    /// # Errors
+    /// With the lab's words.
+    pub fn read(path: &Path) -> Result<Self, String> {
+        let mut decode = lab::command();
+        decode.arg("decode").arg(path);
+        let decoded = run(decode, Duration::from_secs(60));
+        if !decoded.ok() {
+            return Err(decoded.to_string());
+        }
+        let images = serde_json::from_str(&decoded.stdout).map_err(|error| error.to_string())?;
+        Ok(Self { path: path.to_owned(), images })
+    }
+
+    /// The records of an image; none where there is no such file.
+    pub fn entries(&self, name: &str) -> &[Value] {
+        let entries = self.images.get(name).and_then(|image| image["entries"].as_array());
+        entries.map_or(&[], Vec::as_slice)
+    }
+
+    /// What stands for an image that has another number in each directory: what it is about.
+    fn key(&self, name: &str) -> String {
+        let (kind, number) = split(name);
+        match (kind, number) {
+            ("fdinfo", Some(id)) => format!("fdinfo of {:?}", self.owner(|ids| ids["files_id"] == id)),
+            ("pagemap-shmem", Some(id)) => format!("pagemap-shmem at {:x?}", self.first_shared(id)),
+            ("ghost-file", Some(id)) => format!("ghost-file of {}", self.ghost(id)),
+            _ => name.to_owned(),
+        }
+    }
+
+    /// The task whose ids image says so.
+    fn owner(&self, is: impl Fn(&Value) -> bool) -> Option<String> {
+        let mut ids = self.images.iter().filter(|(name, _)| split(name).0 == "ids");
+        ids.find(|(_, image)| is(&image["entries"][0])).map(|(name, _)| name.clone())
+    }
+
+    /// Where the first mapping of a shared memory segment begins.
+    fn first_shared(&self, id: u64) -> Option<u64> {
+        let tasks = self.images.iter().filter(|(name, _)| split(name).0 == "mm");
+        let vmas = tasks.flat_map(|(_, mm)| mm["entries"][0]["vmas"].as_array().into_iter().flatten());
+        vmas.filter(|vma| vma["shmid"] == id).filter_map(|vma| vma["start"].as_u64()).min()
+    }
+
+    /// The path that a file without a name had.
+    fn ghost(&self, id: u64) -> String {
+        let remaps = self.entries("remap-fpath.img").iter().filter(|remap| remap["remap_id"] == id);
+        let mut ids = remaps.filter_map(|remap| remap["orig_id"].as_u64());
+        ids.find_map(|id| {
+            self.entries("files.img")
+                .iter()
+                .find(|file| file["id"] == id)
+                .map(|file| name_of(file).to_string())
+        })
+        .unwrap_or_else(|| "nothing".to_owned())
+    }
+}
+
+/// `core-17.img` is `core` and 17; ghost files are numbered in hex.
+fn split(file: &str) -> (&str, Option<u64>) {
+    let stem = file.strip_suffix(".img").unwrap_or(file);
+    let Some((kind, number)) = stem.rsplit_once('-') else { return (stem, None) };
+    let radix = if kind == "ghost-file" { 16 } else { 10 };
+    u64::from_str_radix(number, radix).map_or((stem, None), |number| (kind, Some(number)))
+}
+
+/// A flat image: path to value. Lists of equal length are compared by index.
+type Fields = BTreeMap<String, Value>;
+
+fn flatten(value: &Value, path: &str, into: &mut Fields) {
+    match value {
+        Value::Object(map) => {
+            map.iter().for_each(|(key, value)| flatten(value, &format!("{path}/{key}"), into))
+        }
+        Value::Array(list) => {
+            into.insert(format!("{path}/length"), list.len().into());
+            list.iter().enumerate().for_each(|(n, value)| flatten(value, &format!("{path}/{n}"), into));
+        }
+        other => {
+            into.insert(path.to_owned(), other.clone());
+        }
+    }
+}
+
+/// `/entries/3/reg/pos` as it stands in the list of explained differences: `/entries/#/reg/pos`.
+fn general(path: &str) -> String {
+    path.split('/')
+        .map(|part| if part.parse::<u64>().is_ok() { "#" } else { part })
+        .collect::<Vec<_>>()
+        .join("/")
+}
+
+/// Pairs of numbers that were seen together, for [`Rule::Renumbered`].
+#[derive(Default)]
+struct Renumbering {
+    ours: BTreeMap<String, Value>,
+    theirs: BTreeMap<String, Value>,
+}
+
+impl Renumbering {
+    fn accepts(&mut self, family: &str, ours: &Value, theirs: &Value) -> bool {
+        let forward = self.ours.entry(format!("{family} {ours}")).or_insert_with(|| theirs.clone()) == theirs;
+        let backward =
+            self.theirs.entry(format!("{family} {theirs}")).or_insert_with(|| ours.clone()) == ours;
+        forward && backward
+    }
+}
+
+impl Compared {
+    /// Judges one field: what ours and theirs hold there.
+    pub fn field(&mut self, file: &str, path: &str, a: Option<&Value>, b: Option<&Value>, of: &Fields) {
+        self.fields += 1;
+        let (kind, general) = (split(file).0, general(path));
+        let mut allowed = false;
+        let listed = EXPLAINED.iter().enumerate();
+        for (n, entry) in listed.filter(|(_, entry)| entry.image == kind && entry.field == general) {
+            // A renumbering is recorded for equal values too.
+            let explains = match entry.rule {
+                Rule::OnlyOursAs(other) => a.is_some() && b.is_none() && a == of.get(other),
+                rule => holds(rule, a, b, &mut self.renumbering),
+            };
+            // Agreement in other numbers, too, is something that the rule has checked.
+            if explains && (a != b || matches!(entry.rule, Rule::Renumbered(_))) {
+                self.used.insert(n);
+            }
+            allowed |= explains;
+        }
+        if a != b && !allowed {
+            self.differences.push(format!("{file} {path}: godwit {} CRIU {}", show(a), show(b)));
+        }
+    }
+}
+
+/// Compares two image directories of process `pid`, which still exists.
+pub fn compare(ours: &Dir, theirs: &Dir, pid: i32) -> Compared {
+    let mut compared = Compared::default();
+    let keyed = |dir: &Dir| dir.images.keys().map(|name| (dir.key(name), name.clone())).collect();
+    let (our_keys, their_keys): (BTreeMap<String, String>, BTreeMap<String, String>) =
+        (keyed(ours), keyed(theirs));
+    let (our_names, their_names) = (names(ours), names(theirs));
+    let written = Value::from("written");
+    let keys: BTreeSet<&String> = our_keys.keys().chain(their_keys.keys()).collect();
+    for key in keys {
+        let (a, b) = (our_keys.get(key), their_keys.get(key));
+        let file = a.or(b).unwrap();
+        compared.field(file, "(file)", a.map(|_| &written), b.map(|_| &written), &Fields::new());
+        // Page lists are compared by what they list.
+        let (Some(a), Some(b), false) = (a, b, key.starts_with("pagemap")) else { continue };
+        let (mut our_fields, mut their_fields) = (Fields::new(), Fields::new());
+        flatten(&normal(a, ours.images[a].clone(), &our_names), "", &mut our_fields);
+        flatten(&normal(b, theirs.images[b].clone(), &their_names), "", &mut their_fields);
+        let paths: BTreeSet<&String> = our_fields.keys().chain(their_fields.keys()).collect();
+        for path in paths {
+            compared.field(file, path, our_fields.get(path), their_fields.get(path), &our_fields);
+        }
+    }
+    for (key, our_name) in our_keys.iter().filter(|(key, _)| key.starts_with("pagemap")) {
+        if let Some(their_name) = their_keys.get(key) {
+            pages::compare(&mut compared, (ours, our_name), (theirs, their_name), pid);
+        }
+    }
+    compared
+}
+
+fn holds(rule: Rule, ours: Option<&Value>, theirs: Option<&Value>, renumbering: &mut Renumbering) -> bool {
+    match (rule, ours, theirs) {
+        (Rule::Renumbered(family), Some(a), Some(b)) => renumbering.accepts(family, a, b),
+        (Rule::Within(most), Some(a), Some(b)) => {
+            a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a.abs_diff(b) <= most)
+        }
+        (Rule::OnlyOurs(value), Some(a), None) => {
+            a.as_u64() == Some(value) || (a == &Value::Bool(value != 0))
+        }
+        (Rule::OnlyOursText(text), Some(a), None) => a.as_str() == Some(text),
+        (Rule::Ours(value), Some(a), Some(_)) => a.as_u64() == Some(value),
+        (Rule::Theirs(value), Some(_), Some(b)) => b.as_u64() == Some(value),
+        (Rule::Behind(by), Some(a), Some(b)) => {
+            a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a.wrapping_add(by) == b)
+        }
+        (Rule::OnlyTheirs, None, Some(_)) => true,
+        (Rule::OnlyTheirsIs(value), None, Some(b)) => b.as_u64() == Some(value),
+        (Rule::Free | Rule::Moves, Some(_), Some(_)) => true,
+        _ => false,
+    }
+}
+
+/// The name of each file in files.img, by its id.
+fn names(dir: &Dir) -> BTreeMap<u64, Value> {
+    let files = dir.entries("files.img").iter();
+    files.filter_map(|file| Some((file["id"].as_u64()?, name_of(file)))).collect()
+}
+
+/// The path of a file, or what else tells it from others.
+fn name_of(file: &Value) -> Value {
+    let kinds = ["reg", "memfd", "fifo", "pipe", "eventfd"].iter();
+    let name = kinds.map(|kind| &file[kind]).find(|record| record.is_object());
+    name.map_or(Value::Null, |record| match &record["name"] {
+        Value::Null => record["pipe_id"].clone(),
+        name => name.clone(),
+    })
+}
+
+/// Lists whose order means nothing are put in one order, and the files that a process has besides its
+/// descriptors are named by their paths.
+fn normal(file: &str, mut image: Value, names: &BTreeMap<u64, Value>) -> Value {
+    let kind = split(file).0;
+    let Some(entries) = image["entries"].as_array_mut() else { return image };
+    match kind {
+        "fdinfo" => entries.sort_by_key(|entry| entry["fd"].as_u64()),
+        "files" => entries.sort_by_key(file_key),
+        "filelocks" => entries.sort_by_key(|entry| {
+            (entry["flag"].as_u64(), entry["fd"].as_u64(), entry["start"].as_i64(), entry["len"].as_i64())
+        }),
+        "pipes-data" => entries.sort_by_key(|entry| entry["pipe_id"].as_u64()),
+        "remap-fpath" => entries.sort_by_key(|entry| {
+            entry["orig_id"].as_u64().and_then(|id| names.get(&id)).map(Value::to_string)
+        }),
+        "memfd" => entries.sort_by_key(|entry| (entry["name"].to_string(), entry["size"].as_u64())),
+        _ => {}
+    }
+    for entry in entries {
+        for field in ["exe_file_id", "cwd_id", "root_id"] {
+            if let Some(name) = entry[field].as_u64().and_then(|id| names.get(&id)) {
+                entry[field] = name.clone();
+            }
+        }
+        name_mapped_files(entry, names);
+    }
+    image
+}
+
+/// The file of a mapping, instead of its id.
+fn name_mapped_files(mm: &mut Value, names: &BTreeMap<u64, Value>) {
+    /// `VMA_FILE_PRIVATE` and `VMA_FILE_SHARED` (criu/include/image.h).
+    const FILE: u64 = 1 << 6 | 1 << 7;
+    for vma in mm["vmas"].as_array_mut().into_iter().flatten() {
+        let of_file = vma["status"].as_u64().is_some_and(|status| status & FILE != 0);
+        if let Some(name) = vma["shmid"].as_u64().filter(|_| of_file).and_then(|id| names.get(&id)) {
+            vma["shmid"] = name.clone();
+        }
+    }
+}
+
+/// Everything of a file entry but the numbers that a dumper gives it.
+fn file_key(entry: &Value) -> String {
+    let mut text = entry["type"].to_string();
+    for kind in ["reg", "pipe", "fifo", "memfd", "ext", "efd", "tfd", "sfd"] {
+        for field in ["name", "flags", "pos", "pipe_id", "regf_id", "fown"] {
+            text += &format!(" {}", entry[kind][field]);
+        }
+    }
+    text
+}
+
+fn show(value: Option<&Value>) -> String {
+    value.map_or_else(|| "nothing".to_owned(), |value| value.to_string().chars().take(80).collect())
+}
