@@ -158,7 +158,8 @@ fn a_difference_is_found() {
         std::fs::remove_file(file).unwrap();
         bytes
     };
-    let changes: [(&str, Box<dyn Fn(&Path)>); 6] = [
+    type Change = Box<dyn Fn(&Path)>;
+    let changes: [(&str, Change); 6] = [
         ("/entries/0/tc/comm", Box::new(edit("core-*.img", "/0/tc/comm", images::Change::Text("other")))),
         ("/entries/0/umask", Box::new(edit("fs-*.img", "/0/umask", images::Change::Remove))),
         ("/entries/length", Box::new(edit("fdinfo-*.img", "/3", images::Change::Remove))),

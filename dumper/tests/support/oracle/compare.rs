@@ -294,6 +294,7 @@ fn normal(file: &str, mut image: Value, names: &BTreeMap<u64, Value>) -> Value {
         _ => {}
     }
     for entry in entries {
+        join_times(entry);
         for field in ["exe_file_id", "cwd_id", "root_id"] {
             if let Some(name) = entry[field].as_u64().and_then(|id| names.get(&id)) {
                 entry[field] = name.clone();
@@ -302,6 +303,29 @@ fn normal(file: &str, mut image: Value, names: &BTreeMap<u64, Value>) -> Value {
         name_mapped_files(entry, names);
     }
     image
+}
+
+/// The rest of a timer's time and a clock's reading, each in one number, since seconds and their parts differ together.
+fn join_times(entry: &mut Value) {
+    const PARTS: [(&str, &str, &str, u64); 3] = [
+        ("vsec", "vusec", "rest_us", 1_000_000),
+        ("vsec", "vnsec", "rest_ns", 1_000_000_000),
+        ("tv_sec", "tv_nsec", "ns", 1_000_000_000),
+    ];
+    let join = |time: &mut Value| {
+        for (whole, part, joined, factor) in PARTS {
+            let Some((seconds, rest)) = time[whole].as_u64().zip(time[part].as_u64()) else { continue };
+            let Some(map) = time.as_object_mut() else { continue };
+            map.remove(whole);
+            map.remove(part);
+            map.insert(joined.to_owned(), (seconds * factor + rest).into());
+        }
+    };
+    for path in ["/monotonic", "/boottime", "/tc/timers/real", "/tc/timers/virt", "/tc/timers/prof"] {
+        entry.pointer_mut(path).into_iter().for_each(join);
+    }
+    let posix = entry.pointer_mut("/tc/timers/posix").and_then(Value::as_array_mut);
+    posix.into_iter().flatten().for_each(join);
 }
 
 /// The file of a mapping, instead of its id.
