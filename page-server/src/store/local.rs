@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use bytes::Bytes;
+use godwit_wire::fault;
 use godwit_wire::image::ImageKind;
 use godwit_wire::image::manifest::Manifest;
 use godwit_wire::plan::RoundPlan;
@@ -141,18 +142,21 @@ impl LocalDir {
                 .map_err(|e| io("renaming to", Path::new(name), e))
         };
         let sync = || disk.sync_dir(root).map_err(|e| io("syncing directory", root, e));
+        let point = |name| fault::point(name).map_err(|e| io(name, root, e.into()));
         // Before the first file moves, the staging directory and with it the manifest must be there to stay.
         sync()?;
         let entries = disk.list(staged.dir()).map_err(|e| io("reading directory", staged.dir(), e))?;
         for entry in entries {
             if entry.name != INVENTORY_NAME && entry.name != MANIFEST_NAME {
                 rename(&entry.name)?;
+                point("mid.store.renamed")?;
             }
         }
         // A crash before this point leaves the manifest in the staging directory, behind it in DIR: either way
         // the sweep knows which files of DIR are ours.
         rename(MANIFEST_NAME)?;
         sync()?;
+        point("mid.store.manifest")?;
         rename(INVENTORY_NAME)?;
         sync()?;
         // The images are whole and durable; an empty directory that stays is no reason to fail.
@@ -194,6 +198,8 @@ impl Sink for LocalDir {
     fn seal(&self, round: u32, manifest: &Manifest) -> Result<Sealed, SinkError> {
         let staged = self.staged(round)?;
         let mut sealed = staged.finish(manifest)?;
+        fault::point("mid.store.staged")
+            .map_err(|e| SinkError::io("sealing", staged.dir().to_owned(), e.into()))?;
         let start = Instant::now();
         self.publish(&staged)?;
         sealed.fsync_us += start.elapsed().as_micros() as u64;
