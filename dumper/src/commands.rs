@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::fmt::Write;
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use godwit_page_server::store::inspect::{self, Verdict};
@@ -9,9 +10,10 @@ use godwit_wire::quic::keys;
 
 use crate::cli::{Command, Doctor, Inspect, Keys};
 use crate::error::DumpError;
+use crate::logging::tell;
 use crate::options::Options;
 use crate::report::Report;
-use crate::{demo, doctor, flow, session};
+use crate::{demo, doctor, flow, interrupt, session};
 
 /// Runs a command and says how it ended: see the exit status in `godwit --help`.
 pub fn run(command: &Command) -> ExitCode {
@@ -32,7 +34,7 @@ pub fn run(command: &Command) -> ExitCode {
     match outcome {
         Ok(status) => ExitCode::from(status),
         Err(failure) => {
-            eprintln!("godwit: {}", failure.text);
+            interrupt::say(&failure.text);
             ExitCode::from(failure.status)
         }
     }
@@ -79,11 +81,14 @@ fn report(
     (options, json): (Options, bool),
     work: impl FnOnce(&Options) -> Result<Report, DumpError>,
 ) -> Result<u8, Failure> {
-    let report = work(&options)?;
+    interrupt::listen().map_err(|error| Failure { text: format!("taking signals: {error}"), status: 1 })?;
+    // A fault of our own is undone as any other failure: everything that was done is undone where it is dropped.
+    let outcome = panic::catch_unwind(AssertUnwindSafe(|| work(&options)));
+    let report = outcome.unwrap_or_else(|_| Err(DumpError::OwnFault { pid: options.pid }))?;
     if json {
-        println!("{}", serde_json::to_string(&report).map_err(Failure::plain)?);
+        tell(serde_json::to_string(&report).map_err(Failure::plain)?);
     } else {
-        println!("{report}");
+        tell(&report);
     }
     Ok(0)
 }
@@ -91,15 +96,15 @@ fn report(
 fn doctor(args: &Doctor) -> Result<u8, Failure> {
     if args.sweep {
         for line in doctor::sweep(&args.state_dir)? {
-            println!("{line}");
+            tell(line);
         }
     }
     let Some(pid) = args.pid else { return Ok(0) };
     let findings = doctor::examine(pid)?;
     if args.json {
-        println!("{}", doctor::to_json(pid, &findings));
+        tell(doctor::to_json(pid, &findings));
     } else {
-        print!("{}", doctor::to_text(pid, &findings));
+        tell(doctor::to_text(pid, &findings).trim_end());
     }
     Ok(if findings.refusals.is_empty() { 0 } else { 3 })
 }
@@ -110,9 +115,9 @@ fn inspect(args: &Inspect) -> Result<u8, Failure> {
         status: 1,
     })?;
     if args.json {
-        println!("{}", inspection_json(&report));
+        tell(inspection_json(&report));
     } else {
-        print!("{}", inspection_text(&report));
+        tell(inspection_text(&report).trim_end());
     }
     Ok(u8::from(report.verdict != Verdict::Complete))
 }
@@ -165,7 +170,7 @@ fn keys(args: &Keys) -> Result<u8, Failure> {
         }
     };
     for path in written.map_err(Failure::plain)? {
-        println!("{}", path.display());
+        tell(path.display());
     }
     Ok(0)
 }

@@ -12,7 +12,7 @@ use crate::error::DumpError;
 use crate::handover::chain;
 use crate::handover::freezer::Freezer;
 use crate::prepare::root::Root;
-use crate::prepare::survey;
+use crate::prepare::{leftovers, survey};
 use crate::refusal::Findings;
 
 /// Looks at a process without touching it.
@@ -60,8 +60,8 @@ pub fn to_json(pid: Pid, findings: &Findings) -> String {
         .to_string()
 }
 
-/// Thaws what a killed dumper left frozen, where no hand-over holds it, and says what was done and what is left to
-/// decide.
+/// Thaws what a killed dumper left frozen, where no hand-over holds it, takes away what it left in processes, and says
+/// what was done and what is left to decide.
 ///
 /// A freeze is undone only if no journal holds `restore-sent` or later for that process and no living dumper
 /// holds the journal's lock.
@@ -81,13 +81,18 @@ pub fn sweep(state_dir: &Path) -> Result<Vec<String>, DumpError> {
             Err(why) => lines.push(format!("session {}: cannot be swept: {why}", listed.id)),
         }
     }
+    lines.extend(leftovers::sweep_all());
     if lines.is_empty() {
         lines.push("nothing was left behind".to_owned());
     }
     Ok(lines)
 }
 
-fn sweep_one(state_dir: &Path, id: &str) -> Result<Option<String>, String> {
+/// Sweeps what one journal tells of; the line says what was done or is to be done.
+///
+/// # Errors
+/// Why it cannot be done, in words.
+pub fn sweep_one(state_dir: &Path, id: &str) -> Result<Option<String>, String> {
     let Some(mut journal) = Journal::try_lock(state_dir, id).map_err(|error| chain(&error))? else {
         return Ok(None);
     };

@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 
 use crate::freeze::seize::FreezeError;
 use crate::handover::freezer::FreezerError;
+use crate::interrupt::Interrupted;
 use crate::link::LinkError;
 use crate::predump::pages::PagesError;
 use crate::predump::tracker::TrackerError;
@@ -127,6 +128,20 @@ pub enum DumpError {
     /// The command line asks for something that does not go together.
     #[error("{0}")]
     Usage(String),
+    /// Godwit itself failed where it should not: its words stand before this.
+    #[error(
+        "godwit itself is at fault (its words stand above); process {pid} was let go and runs on as it was"
+    )]
+    OwnFault {
+        /// The process.
+        pid: Pid,
+    },
+    /// The user wants it to end.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// Made to fail by a test.
+    #[error(transparent)]
+    Fault(#[from] godwit_wire::fault::Injected),
 }
 
 impl DumpError {
@@ -146,7 +161,7 @@ impl DumpError {
             DumpError::Usage(_) => 2,
             DumpError::Refused(_) => 3,
             DumpError::Undecided { .. } | DumpError::LostAfterCommit { .. } => 4,
-            _ => 1,
+            _ => crate::interrupt::asked().map_or(1, Interrupted::exit_status),
         }
     }
 }

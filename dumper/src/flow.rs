@@ -12,6 +12,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use godwit_wire::fault;
 use godwit_wire::image::inventory::PluginsEntry;
 use godwit_wire::image::{ImageKind, ImageWriter};
 use nix::fcntl::Flock;
@@ -24,6 +25,7 @@ use crate::error::DumpError;
 use crate::finish::{self, clocks};
 use crate::freeze::seize::{self, Frozen};
 use crate::handover::{self, HandedOver};
+use crate::interrupt;
 use crate::options::Options;
 use crate::predump::pages::{self, PageSource, SentPages};
 use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
@@ -54,13 +56,19 @@ pub fn dump(options: &Options) -> Result<Report, DumpError> {
     let begun = Instant::now();
     let mut steps = Steps::default();
     let host = prepare(options, &mut steps)?; //                                 0-13: nothing is touched
-    let mut rounds = predump(options, &host)?; //                                while it runs: list, send, seal
-    let frozen = freeze(options, &host, &mut steps)?; //                         14-15: drop = it runs on
-    let collected = collect(&host, &frozen, &mut steps)?; //                     15b-20b
-    let dumped = dump_task(options, &host, &frozen, collected, &mut rounds, &mut steps)?; // 21
-    let sealed = finish(options, &host, &frozen, dumped, &mut steps)?; //        22-33
-    let ended = hand_over(options, &host, frozen, &sealed)?; //                  kill, run on or stop
+    let copied = copy(options, &host, &mut steps);
+    let (rounds, sealed, ended) = host.target.given_up_unless(copied)?;
     Ok(report(&host, rounds, sealed, ended, begun.elapsed()))
+}
+
+fn copy(options: &Options, host: &Host, steps: &mut Steps) -> Result<(Rounds, SealedSet, Ended), DumpError> {
+    let mut rounds = predump(options, host)?; //                                 while it runs: list, send, seal
+    let frozen = freeze(options, host, steps)?; //                               14-15: drop = it runs on
+    let collected = collect(host, &frozen, steps)?; //                           15b-20b
+    let dumped = dump_task(options, host, &frozen, collected, &mut rounds, steps)?; // 21
+    let sealed = finish(options, host, &frozen, dumped, steps)?; //              22-33
+    let ended = hand_over(options, host, frozen, &sealed)?; //                   kill, run on or stop
+    Ok((rounds, sealed, ended))
 }
 
 /// Copies the memory once while the process runs.
@@ -92,8 +100,9 @@ struct Host {
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::RaiseLimits, limits::raise)?;
     let root = steps.run(Step::RootItem, || Root::open(options.pid))?;
-    let claim = leftovers::claim(&root)?;
-    leftovers::sweep(&root)?;
+    let claim = leftovers::claim(root.pid)?;
+    leftovers::thaw(&root, &options.state_dir)?;
+    leftovers::sweep(root.pid)?;
     steps.run(Step::PreDumpScripts, || scripts::run(&options.action_scripts, Hook::PreDump, options.pid))?;
     let stats = steps.run(Step::InitStats, || Ok(DumpStats::default()))?;
     let plugins = steps.run(Step::Plugins, || Ok(PluginsEntry::default()))?;
@@ -221,7 +230,10 @@ struct FlagsReader(std::thread::JoinHandle<Result<Vec<Vma>, ProcfsError>>);
 
 impl FlagsReader {
     fn start(pid: Pid) -> FlagsReader {
-        FlagsReader(std::thread::spawn(move || maps::read_with_flags(pid)))
+        FlagsReader(std::thread::spawn(move || {
+            let _ = fault::point("mid.task.flags-reader"); // a panic or a kill; there is nothing else to fail
+            maps::read_with_flags(pid)
+        }))
     }
 
     fn join(self) -> Result<Vec<Vma>, DumpError> {
@@ -251,6 +263,7 @@ fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
     let task = asked::task(&mut leader, &timers, inside)?;
     leader.finish()?;
     for thread in frozen.threads() {
+        fault::point("mid.task.ask")?;
         let mut session = frozen.remote(thread.tid)?;
         threads.push(asked::thread(&mut session)?);
         session.finish()?;
@@ -357,7 +370,9 @@ fn finish(
     steps.run(Step::WriteInventory, || images.put(host.inventory.complete()?))?;
     let restore_options = images.restore_options().to_vec();
     let round = images.plan().round;
+    interrupt::check()?;
     let (sealed, _) = images.seal(&page_source(options, host, &segments))?;
+    fault::point("mid.finish.sealed")?;
     scripts::run(&options.action_scripts, Hook::PostDump, root.pid)?;
     let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us)
         .with_shared(shared.data_pages, shared.zero_pages);

@@ -4,7 +4,7 @@
 //! (rounds), [`freeze`], [`collect`], [`task`], [`finish`], [`handover`]. [`flow`] is the dump itself, a line a step,
 //! and [`step`] names the steps. Below them: [`remote`] (system calls inside a stopped task), [`procfs`] (what the
 //! kernel tells), [`sys`] (system calls, the only `unsafe`), [`link`] (the page server). Beside them: [`doctor`],
-//! [`session`], [`demo`], and [`cli`] with [`commands`].
+//! [`session`], [`demo`], [`interrupt`] (signals), and [`cli`] with [`commands`].
 #![deny(unsafe_code)]
 
 pub mod cli;
@@ -17,6 +17,7 @@ pub mod finish;
 pub mod flow;
 pub mod freeze;
 pub mod handover;
+pub mod interrupt;
 pub mod link;
 pub mod logging;
 pub mod options;

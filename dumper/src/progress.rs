@@ -1,6 +1,6 @@
 //! A progress bar a round on a terminal, plain lines otherwise.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
@@ -46,7 +46,8 @@ impl Progress {
             bar.finish_and_clear();
         }
         if self.lines || self.bar.is_some() {
-            eprintln!(
+            let _ = writeln!(
+                std::io::stderr(),
                 "round {}: {} pages sent, {} in the round before, {:.1} ms",
                 report.round,
                 report.pages_sent(),

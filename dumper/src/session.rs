@@ -6,8 +6,7 @@
 //! program that was only slow can no longer decide. Each command can be given again, after any crash and as often
 //! as wanted: it goes on from what the journals say.
 
-use std::fmt::{Display, Write as _};
-use std::io::{self, Write as _};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use godwit_wire::control::SessionResolved;
@@ -22,6 +21,7 @@ use crate::error::DumpError;
 use crate::handover::freezer::Freezer;
 use crate::handover::{chain, is_kept, state_of};
 use crate::link::{Decision, Link, LinkOptions, SessionStatus};
+use crate::logging::tell;
 
 /// Runs one of the three commands; the exit status is 4 if something is still undecided.
 ///
@@ -163,11 +163,6 @@ fn resolve(of: &SessionOf, force: Option<Decision>) -> Result<u8, DumpError> {
         Some(Event::RestoreSent) => decide(of, &mut journal, force),
         Some(_) => forward(of, &mut journal, force),
     }
-}
-
-/// Says something to the user. Nobody who stopped reading may stop a decision half way.
-fn tell(text: impl Display) {
-    let _ = writeln!(io::stdout(), "{text}");
 }
 
 fn say(text: &str) -> Result<u8, DumpError> {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use godwit_wire::fault;
 
 use crate::error::DumpError;
+use crate::interrupt;
 
 /// A step of the dump.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -180,7 +181,8 @@ impl Step {
 }
 
 /// Takes steps: each gets a span, its time is kept, and a test can make it fail before or after its effect
-/// (`GODWIT_FAULT=step.before.NAME:error`, see `godwit_wire::fault`).
+/// (`GODWIT_FAULT=step.before.NAME:error`, see `godwit_wire::fault`). Where a step does several things with an effect,
+/// the rooms have points of their own in between, named `mid.ROOM.PLACE`.
 #[derive(Debug, Default)]
 pub struct Steps {
     taken: Vec<(Step, Duration)>,
@@ -198,6 +200,7 @@ impl Steps {
     ) -> Result<T, DumpError> {
         let span = tracing::debug_span!("step", name = step.name());
         let _entered = span.enter();
+        interrupt::check()?;
         inject(step, "before")?;
         let begun = Instant::now();
         let outcome = work()?;

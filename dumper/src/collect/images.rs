@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use godwit_page_server::store::sink::{Sealed, Sink, SinkError};
+use godwit_wire::fault;
 use godwit_wire::image::manifest::{FileDigest, Manifest, PagesDigest};
 use godwit_wire::image::pagemap;
 use godwit_wire::plan::{EXTENT_SLOTS, RoundPlan};
@@ -58,6 +59,7 @@ impl<'a> ImageSet<'a> {
             manifest.files.push(FileDigest::of(&pages.owner.pagemap_name(), &bytes));
         }
         sink.begin(&plan)?;
+        fault::point("mid.images.begun")?;
         Ok(ImageSet { sink, plan, manifest })
     }
 
@@ -77,7 +79,8 @@ impl<'a> ImageSet<'a> {
     /// When the sink refuses it.
     pub fn put(&mut self, (name, bytes): (String, Bytes)) -> Result<(), DumpError> {
         self.manifest.files.push(FileDigest::of(&name, &bytes));
-        Ok(self.sink.image(self.plan.round, &name, bytes)?)
+        self.sink.image(self.plan.round, &name, bytes)?;
+        Ok(fault::point("mid.images.put")?)
     }
 
     /// An option that `criu restore` needs for these images.

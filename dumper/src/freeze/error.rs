@@ -136,4 +136,7 @@ pub enum FreezeError {
     /// /proc had no answer.
     #[error(transparent)]
     Procfs(#[from] ProcfsError),
+    /// Made to fail by a test.
+    #[error(transparent)]
+    Injected(#[from] godwit_wire::fault::Injected),
 }

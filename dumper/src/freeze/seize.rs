@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use godwit_wire::fault;
 use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 
@@ -83,8 +84,10 @@ pub fn seize_within(pid: Pid, limit: Duration) -> Result<Frozen, FreezeError> {
         }
         for tid in fresh {
             seizing.attach(tid)?;
+            fault::point("mid.freeze.seized")?;
         }
         seizing.await_stops()?;
+        fault::point("mid.freeze.stopped")?;
     }
     if !seizing.has(pid) {
         let alone = seizing.taken.stopped.is_empty();
@@ -321,6 +324,7 @@ impl Seizing {
         let pid = self.pid;
         let mut threads = Vec::with_capacity(self.taken.stopped.len());
         for (tid, group_stop) in &self.taken.stopped {
+            fault::point("mid.freeze.save")?;
             match Thread::save(pid, *tid, *group_stop, &self.restarts) {
                 Ok(thread) => threads.push(thread),
                 // Killed while it was stopped.

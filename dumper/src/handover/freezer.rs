@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use godwit_wire::fault;
 use godwit_wire::journal::Facts;
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, openat};
@@ -278,9 +279,13 @@ impl Freezer {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(self.failed("making it", errno.into())),
         }
+        self.point("mid.freezer.made")?;
         self.write(&format!("{path}/cgroup.procs"), &self.pid.to_string(), "moving into it")?;
+        self.point("mid.freezer.moved")?;
         self.write(&format!("{path}/cgroup.freeze"), "1", "freezing it")?;
-        self.wait_for(path, "frozen 1", "frozen", SETTLE_LIMIT)
+        self.point("mid.freezer.freezing")?;
+        self.wait_for(path, "frozen 1", "frozen", SETTLE_LIMIT)?;
+        self.point("mid.freezer.frozen")
     }
 
     /// Lets the process run again and removes the hold. A hold that is gone is no error.
@@ -297,7 +302,9 @@ impl Freezer {
         }
         self.write(&format!("{path}/cgroup.freeze"), "0", "thawing it")?;
         self.wait_for(&path, "frozen 0", "thawed", SETTLE_LIMIT)?;
+        self.point("mid.freezer.thawed")?;
         self.move_back(&path);
+        self.point("mid.freezer.moved-back")?;
         self.remove(&path);
         Ok(())
     }
@@ -491,6 +498,11 @@ impl Freezer {
         self.open(path, OFlag::O_WRONLY)
             .and_then(|mut file| file.write_all(text.as_bytes()))
             .map_err(|source| self.failed(what, source))
+    }
+
+    /// A place where tests make it fail.
+    fn point(&self, name: &'static str) -> Result<(), FreezerError> {
+        fault::point(name).map_err(|injected| self.failed(name, injected.into()))
     }
 
     fn failed(&self, what: &'static str, source: io::Error) -> FreezerError {

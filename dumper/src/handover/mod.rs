@@ -19,19 +19,22 @@
 
 pub mod freezer;
 
+use std::any::Any;
 use std::io;
 use std::os::fd::AsFd;
+use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use godwit_wire::control::SessionResolved;
 use godwit_wire::fault;
-use godwit_wire::journal::{Event, Facts, Journal};
+use godwit_wire::journal::{self, Event, Facts, Journal, Summary};
 use godwit_wire::quic::Identity;
 use nix::unistd::Pid;
 
 use crate::error::DumpError;
 use crate::freeze::seize::Frozen;
+use crate::interrupt;
 use crate::link::{Decision, Link, LinkError, LinkOptions, RemoteSink, Restored};
 use crate::options::{Afterwards, Destination, Options};
 use crate::prepare::link::Target;
@@ -112,7 +115,8 @@ pub fn end(
     if options.restore && options.no_kill_first && hand_over.kill_first {
         return Err(refuse_kill_first(root.pid));
     }
-    let outcome = if options.restore { hand_over.restore() } else { hand_over.kill() };
+    let work = || if options.restore { hand_over.restore() } else { hand_over.kill() };
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|fault| hand_over.after(fault));
     if !options.restore
         && outcome.is_ok()
         && let Err(error) = target.close()
@@ -211,6 +215,18 @@ impl HandOver<'_> {
         Ok(HandedOver::default())
     }
 
+    /// A fault of our own. Before the destination was asked it was undone where it was passed; later the journals decide.
+    fn after(&self, fault: Box<dyn Any + Send>) -> Result<HandedOver, DumpError> {
+        let records = journal::read(&self.state_dir, &self.session_id()).unwrap_or_default();
+        let state = Summary::of(&records).state;
+        match state {
+            Some(Event::RestoreSent | Event::Committing | Event::Killed) => {
+                Err(self.undecided("godwit itself is at fault (its words stand above)".to_owned()))
+            }
+            _ => panic::resume_unwind(fault),
+        }
+    }
+
     /// Journal first, then the freeze that outlives us.
     fn freeze(&self, text: Option<&str>) -> Result<Held, DumpError> {
         let id = self.session_id();
@@ -226,7 +242,7 @@ impl HandOver<'_> {
         point("source.before.freezing", &id)?;
         let hold = Facts { cgroup: Some(freezer.hold().to_record()), ..Facts::default() };
         journal.append(Event::Freezing, hold)?;
-        let mut held = Held { journal, freezer, token, id };
+        let mut held = Held { journal, freezer, token, id, signals: None };
         let frozen = point("source.after.freezing", &held.id).and_then(|()| Ok(held.freezer.freeze()?));
         match frozen {
             Ok(()) => Ok(held),
@@ -258,6 +274,9 @@ impl HandOver<'_> {
     fn restore_beside(&self, held: &mut Held) -> Result<Restored, DumpError> {
         let id = self.session_id();
         if let Err(error) = point("source.before.restore-sent", &id) {
+            return Err(held.thaw_because(error));
+        }
+        if let Err(error) = held.hold_signals() {
             return Err(held.thaw_because(error));
         }
         if let Err(error) = held.note(Event::RestoreSent, Facts::default()) {
@@ -411,9 +430,31 @@ struct Held {
     freezer: Freezer,
     token: u64,
     id: String,
+    /// While it is there no signal ends us.
+    signals: Option<interrupt::Held>,
+}
+
+impl Drop for Held {
+    /// A fault of our own, passed through here: what can still be undone without a question is.
+    fn drop(&mut self) {
+        let is_ours = [Event::RestoreSent, Event::Committing, Event::Thawed]
+            .iter()
+            .all(|event| !self.journal.has(*event));
+        if std::thread::panicking() && is_ours {
+            let cause = DumpError::Usage("godwit itself is at fault".to_owned());
+            if let DumpError::Undecided { why, .. } = self.thaw_because(cause) {
+                tracing::warn!("{why}: run `godwit session resolve {}`", self.id);
+            }
+        }
+    }
 }
 
 impl Held {
+    fn hold_signals(&mut self) -> Result<(), DumpError> {
+        self.signals = Some(interrupt::hold(&self.id)?);
+        Ok(())
+    }
+
     fn note(&mut self, event: Event, facts: Facts) -> Result<(), DumpError> {
         self.journal.append(event, facts)?;
         Ok(())
@@ -445,6 +486,7 @@ impl Held {
     /// destination was asked to restore, so that it must give its copy up before the source may run on.
     fn commit_to_forward(&mut self, of: &HandOver<'_>, was_asked: bool) -> Result<(), DumpError> {
         let now = match point("source.before.committing", &self.id)
+            .and_then(|()| if was_asked { Ok(interrupt::check()?) } else { self.hold_signals() })
             .and_then(|()| Ok(self.journal.current_token()?))
         {
             Ok(token) => token,

@@ -7,6 +7,8 @@ use std::time::Duration;
 use godwit_wire::error::{Code, Malformed, SessionError};
 use godwit_wire::quic::QuicError;
 
+use crate::interrupt::Interrupted;
+
 /// What can go wrong with a page server.
 #[derive(Debug, thiserror::Error)]
 pub enum LinkError {
@@ -92,6 +94,9 @@ pub enum LinkError {
         #[source]
         source: Malformed,
     },
+    /// The user wants it to end, and the answer is not waited for.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
     /// A thread could not be started.
     #[error("no thread for the link to {peer}")]
     Thread {

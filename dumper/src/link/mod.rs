@@ -10,16 +10,19 @@ mod session;
 mod sink;
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use godwit_wire::control::{Envelope, Hello, HelloAck, RoundFailed, ToClient};
 use godwit_wire::error::Code;
+use godwit_wire::fault;
 use godwit_wire::quic::{
     self, Connection, ControlReceiver, ControlSender, Identity, QuicError, Stats, Tuning,
 };
 use godwit_wire::session::{Phase, Reply, Request, Sender};
 use godwit_wire::version;
+
+use crate::interrupt;
 
 pub use error::LinkError;
 pub use pack::Compress;
@@ -28,6 +31,9 @@ pub use sink::{LinkCounters, RemoteSink};
 
 /// How long the server's last words may take after it refused a lane.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How often a wait for an answer looks whether the user wants it to end.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Settings of a link.
 #[derive(Clone, Debug)]
@@ -148,9 +154,11 @@ impl Link {
         let peer = inner.connection.peer();
         let reader = move || {
             let mut ears = ears;
+            let _end = ReaderEnd(weak.clone());
             // The thread must not keep the link alive: it lives as long as somebody else has it.
             while let Some(heard) = hear(&mut ears) {
                 let Some(inner) = weak.upgrade() else { return };
+                let _ = fault::point("mid.link.reader");
                 if !inner.take(heard, &ears) {
                     return;
                 }
@@ -203,6 +211,24 @@ impl Link {
     }
 }
 
+/// Tells those who wait when the reader ends, for whatever reason: nothing more will come.
+struct ReaderEnd(Weak<Inner>);
+
+impl Drop for ReaderEnd {
+    fn drop(&mut self) {
+        let Some(inner) = self.0.upgrade() else { return };
+        let mut inbox = inner.inbox();
+        if inbox.gone.is_none() {
+            let peer = inner.connection.peer();
+            let why = "the thread that reads its answers failed".to_owned();
+            inbox.machine.handle_closed();
+            inbox.gone = Some(Arc::new(QuicError::Lost { peer, why }.into()));
+        }
+        drop(inbox);
+        inner.told.notify_all();
+    }
+}
+
 type Heard = Result<Option<ToClient>, QuicError>;
 
 fn hear(ears: &mut ControlReceiver<ToClient>) -> Option<Heard> {
@@ -213,6 +239,15 @@ impl Inner {
     /// Asks and waits for the answer.
     fn call(&self, request: Request, limit: Duration) -> Result<Reply, LinkError> {
         let name = request.name();
+        // What undoes or ends a hand-over is waited for in any case.
+        let is_patient = matches!(
+            request,
+            Request::Commit(_)
+                | Request::Abort(_)
+                | Request::Resolve(_)
+                | Request::Close(_)
+                | Request::Abandon { .. }
+        );
         let ticket = self.send(request)?;
         let deadline = Instant::now() + limit;
         let mut inbox = self.inbox();
@@ -230,7 +265,11 @@ impl Inner {
             if left.is_zero() {
                 return Err(LinkError::Silent { peer: self.connection.peer(), request: name, waited: limit });
             }
-            inbox = self.told.wait_timeout(inbox, left).unwrap_or_else(PoisonError::into_inner).0;
+            if !is_patient {
+                interrupt::check()?;
+            }
+            let slice = if is_patient { left } else { left.min(LOOK) };
+            inbox = self.told.wait_timeout(inbox, slice).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 

@@ -15,11 +15,13 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use godwit_page_server::store::sink::{Content, Fill, Sink, SinkError};
+use godwit_wire::fault;
 use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PageOwner, PageRun, PagesPlan, RoundPlan};
 use hdrhistogram::Histogram;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use crate::interrupt::{self, Interrupted};
 use crate::sys;
 use crate::sys::process_vm::Remote;
 use crate::task::shmem::Segment;
@@ -63,6 +65,12 @@ pub enum PagesError {
     /// The receiving side refused or went away.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// The user wants it to end.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+    /// Made to fail by a test.
+    #[error(transparent)]
+    Injected(#[from] godwit_wire::fault::Injected),
 }
 
 /// What became of one owner's pages in a round.
@@ -133,10 +141,12 @@ impl PageSource<'_> {
                     scope.spawn(|| {
                         let mut reader = Reader::new(*self, plan, &placed, round, sink);
                         let mut tally = Tally::new(extents.len());
+                        let _stop = StopOthers(&failed);
                         while !failed.load(Ordering::Relaxed) {
                             let index = next.fetch_add(1, Ordering::Relaxed) as usize;
                             let Some(&extent) = extents.get(index) else { break };
-                            match reader.extent(extent, &mut tally) {
+                            let read = safe_point().and_then(|()| reader.extent(extent, &mut tally));
+                            match read {
                                 Ok(hash) => tally.hashes[index] = Some(hash),
                                 Err(error) => {
                                     failed.store(true, Ordering::Relaxed);
@@ -172,6 +182,23 @@ pub fn split_off(pages_id: u32, sent: Vec<(u32, SentPages)>) -> (SentPages, Sent
         others.read_latency_us += &sent.read_latency_us;
     }
     (one, others)
+}
+
+/// Between two extents everything can be given up.
+fn safe_point() -> Result<(), PagesError> {
+    interrupt::check()?;
+    Ok(fault::point("mid.pages.extent")?)
+}
+
+/// Has the other readers stop when one panics: the process may be stopped, and waits for them all.
+struct StopOthers<'a>(&'a AtomicBool);
+
+impl Drop for StopOthers<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
 }
 
 /// An empty histogram for times of page reads, in microseconds.

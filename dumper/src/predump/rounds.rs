@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use godwit_page_server::store::sink::Sink;
+use godwit_wire::fault;
 use godwit_wire::plan::{PAGE_SIZE, PageOwner, PageRun, PagesPlan, RoundKind, RoundPlan};
 use hdrhistogram::Histogram;
 use nix::unistd::Pid;
@@ -13,6 +14,7 @@ use super::plan;
 use super::tracker::{Tracker, present};
 use crate::collect::images::{ImageSet, Origin};
 use crate::error::DumpError;
+use crate::interrupt;
 use crate::options::Options;
 use crate::prepare::inventory::Inventory;
 use crate::prepare::root::Root;
@@ -107,6 +109,7 @@ impl RoundsOf<'_> {
     }
 
     fn one(&self, rounds: &mut Rounds) -> Result<(), DumpError> {
+        interrupt::check()?;
         let begun = Instant::now();
         let pid = self.root.pid;
         let Some(tracker) = rounds.tracker.as_mut() else { return Ok(()) };
@@ -125,7 +128,9 @@ impl RoundsOf<'_> {
         let mut sent = source.send(&listed.plan, round, &progress.watch(self.sink))?;
         images.pages_sent(PAGES_ID, &sent);
         images.put(self.inventory.round()?)?;
+        interrupt::check()?;
         let (sealed, gone_since) = images.seal(&source)?;
+        fault::point("mid.rounds.sealed")?;
         sent.gone.extend(gone_since);
         rounds.read_latency_us += &sent.read_latency_us;
         let report = report(round, &listed, &sent, begun.elapsed(), sealed.fsync_us);
@@ -160,6 +165,7 @@ pub fn list(
     let vmas = maps::read(root.pid)?;
     let dumpable = with_pages(root.pid, &vmas);
     let dirty = tracker.collect(&dumpable, is_stopped)?;
+    fault::point("mid.rounds.collected")?;
     let alive = present::alive(root.pid, &dumpable)?;
     Ok(listed(root, plan::split(&alive, &dirty, base.map(|base| &base.covered)), vmas))
 }

@@ -1,20 +1,26 @@
-//! What a dumper that was killed may have left in the process, and that nobody else dumps it meanwhile.
+//! What a dumper that was killed may have left, and that nobody else dumps the process meanwhile.
 //!
-//! A userfaultfd is made by the process and initialised only once the process has closed it (see the `uffd-wp`
-//! tracker), so a dumper killed in between leaves a descriptor that does nothing. Scratch memory is taken away by the
-//! next session of remote calls.
+//! A freeze that outlives the dumper is told by its journal, and undone where the hand-over had not begun. Scratch memory
+//! of remote calls is known by its place and mark. A userfaultfd is made by the process and initialised only once the
+//! process has closed it (see the `uffd-wp` tracker), so a dumper killed in between leaves a descriptor that does
+//! nothing.
 
 use std::fs::{self, File};
+use std::path::Path;
 use std::time::Duration;
 
+use godwit_wire::journal::{self, Event};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
 
+use crate::doctor;
 use crate::error::DumpError;
 use crate::freeze::seize;
+use crate::handover::chain;
 use crate::prepare::root::Root;
-use crate::procfs::fdinfo;
+use crate::procfs::{fdinfo, maps};
+use crate::remote;
 
 /// A program of its own initialises a userfaultfd right after it made one: what is still not after this time is left
 /// over.
@@ -25,8 +31,7 @@ const INERT_FOR: Duration = Duration::from_millis(50);
 ///
 /// # Errors
 /// When another godwit dumps it.
-pub fn claim(root: &Root) -> Result<Flock<File>, DumpError> {
-    let pid = root.pid;
+pub fn claim(pid: Pid) -> Result<Flock<File>, DumpError> {
     let dir = File::open(format!("/proc/{pid}"))
         .map_err(|source| DumpError::sys(format!("process {pid}"), "opening its /proc directory", source))?;
     Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
@@ -37,31 +42,89 @@ pub fn claim(root: &Root) -> Result<Flock<File>, DumpError> {
     })
 }
 
-/// Closes descriptors that a killed dumper left in the process.
+/// Lets a process run again that a killed dumper left frozen before the destination was asked to restore it. The state
+/// directory must be the one of that dump.
 ///
 /// # Errors
-/// When there is one and the process cannot be stopped to close it.
-pub fn sweep(root: &Root) -> Result<(), DumpError> {
-    let pid = root.pid;
-    let first = inert(pid)?;
-    if first.is_empty() {
-        return Ok(());
+/// When its hand-over was cut off later than that, so that somebody has to decide; or when it cannot be thawed.
+pub fn thaw(root: &Root, state_dir: &Path) -> Result<(), DumpError> {
+    for listed in journal::list(state_dir)? {
+        let Ok(summary) = &listed.summary else { continue };
+        let facts = &summary.facts;
+        let is_its = facts.pid == Some(root.pid.as_raw())
+            && facts.start_time == Some(root.start_time)
+            && facts.boot_id.as_deref() == Some(root.boot_id.as_str());
+        if !is_its || listed.locked {
+            continue;
+        }
+        match summary.state {
+            Some(Event::Freezing) => {
+                tracing::warn!(pid = %root.pid, session = listed.id, "it was left frozen by a killed godwit");
+                doctor::sweep_one(state_dir, &listed.id).map_err(|why| {
+                    let source = std::io::Error::other(why);
+                    DumpError::sys(format!("session {}", listed.id), "thawing what it left frozen", source)
+                })?;
+            }
+            Some(Event::RestoreSent | Event::Committing | Event::Resolved) => {
+                let why = "an earlier hand-over of this process was cut off".to_owned();
+                return Err(DumpError::Undecided { session: listed.id, why });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Closes descriptors and unmaps memory that a killed dumper left in the process; says what there was, if anything.
+///
+/// # Errors
+/// When there is something and the process cannot be stopped to take it away.
+pub fn sweep(pid: Pid) -> Result<Option<String>, DumpError> {
+    let (mut fds, mut scratch) = (inert(pid)?, remote::find_leftovers(pid, &maps::read(pid)?));
+    if fds.is_empty() && scratch.is_empty() {
+        return Ok(None);
     }
     std::thread::sleep(INERT_FOR);
-    let still: Vec<i32> = inert(pid)?.into_iter().filter(|fd| first.contains(fd)).collect();
-    if still.is_empty() {
-        return Ok(());
+    fds = inert(pid)?.into_iter().filter(|fd| fds.contains(fd)).collect();
+    scratch = remote::find_leftovers(pid, &maps::read(pid)?)
+        .into_iter()
+        .filter(|at| scratch.contains(at))
+        .collect();
+    if fds.is_empty() && scratch.is_empty() {
+        return Ok(None);
     }
-    tracing::warn!(%pid, fds = ?still, "closing userfaultfds that a killed godwit left in the process");
-    let frozen = seize::seize_one(pid)?;
-    let tid = frozen.threads().first().map_or(pid, |thread| thread.tid);
-    let mut session = frozen.remote(tid)?;
-    for fd in still {
+    let told = format!(
+        "process {pid}: {} userfaultfds and {} mappings that a killed godwit left are taken away",
+        fds.len(),
+        scratch.len()
+    );
+    tracing::info!("{told}");
+    // A whole stop: a thread that ran could still be on its way out of the memory.
+    let frozen = seize::seize(pid)?;
+    let mut session = frozen.remote(frozen.leader().tid)?; // takes the memory away when it opens
+    for fd in fds {
         session.syscall(libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0])?;
     }
     session.finish()?;
     frozen.thaw()?;
-    Ok(())
+    Ok(Some(told))
+}
+
+/// Sweeps every process that nobody dumps; a line for each that held something or cannot be swept.
+pub fn sweep_all() -> Vec<String> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
+    pids.filter_map(|pid| {
+        let looks_so = inert(pid).is_ok_and(|fds| !fds.is_empty())
+            || maps::read(pid).is_ok_and(|vmas| !remote::find_leftovers(pid, &vmas).is_empty());
+        // Whoever has it now sweeps it.
+        let _claim = looks_so.then(|| claim(pid).ok()).flatten()?;
+        match sweep(pid) {
+            Ok(line) => line,
+            Err(error) => Some(format!("process {pid} cannot be swept: {}", chain(&error))),
+        }
+    })
+    .collect()
 }
 
 /// Userfaultfds that were never initialised: their `API:` line shows no features (fs/userfaultfd.c,

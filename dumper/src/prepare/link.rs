@@ -7,6 +7,7 @@ use godwit_page_server::store::sink::Sink;
 use godwit_wire::error::Code;
 use godwit_wire::plan::PAGE_SIZE;
 use godwit_wire::quic::Identity;
+use godwit_wire::session::Phase;
 
 use crate::error::DumpError;
 use crate::link::{Link, LinkError, LinkOptions, RemoteSink, SessionWish};
@@ -132,6 +133,25 @@ impl Target {
         };
         let options: String = options.iter().map(|option| format!(" {option}")).collect();
         Some(format!("criu restore -D {dir}{options} -d{place}"))
+    }
+
+    /// Passes an outcome on. After a failure that left the process running here, the server is told that a set it has
+    /// sealed is no copy of it any more: it would keep that for a hand-over which never comes.
+    ///
+    /// # Errors
+    /// The outcome's own.
+    pub fn given_up_unless<T>(&self, outcome: Result<T, DumpError>) -> Result<T, DumpError> {
+        let is_ours = |error: &DumpError| {
+            !matches!(error, DumpError::Undecided { .. } | DumpError::LostAfterCommit { .. })
+        };
+        if let (Target::Remote(sink), Err(error)) = (self, &outcome)
+            && is_ours(error)
+            && sink.link().phase() == Phase::Prepared
+            && let Err(error) = sink.link().abort("the dump was given up")
+        {
+            tracing::info!(%error, "the page server does not know that the dump was given up");
+        }
+        outcome
     }
 
     /// Ends a session that asks for nothing more.

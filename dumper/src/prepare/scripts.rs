@@ -3,12 +3,21 @@
 //! A script finds the point in `CRTOOLS_SCRIPT_ACTION` and the root's pid in `CRTOOLS_INIT_PID`. A `pre-dump`
 //! script that exits non-zero aborts the dump; a `post-dump` script that does lets the process run on.
 
+use std::io;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
 
+use godwit_wire::fault;
+use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::error::DumpError;
+use crate::interrupt;
+use crate::sys::child;
+
+/// How long a script may take to end once the dump is given up.
+const GRACE: Duration = Duration::from_secs(2);
 
 /// A point at which scripts run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,18 +42,46 @@ impl Hook {
 /// # Errors
 /// When one cannot be started or exits non-zero; the rest are not run.
 pub fn run(scripts: &[PathBuf], hook: Hook, pid: Pid) -> Result<(), DumpError> {
-    for script in scripts {
+    for (number, script) in scripts.iter().enumerate() {
+        if number > 0 {
+            fault::point("mid.scripts")?;
+        }
         let subject = || format!("action script {} at {}", script.display(), hook.name());
-        let status = Command::new(script)
+        let mut command = Command::new(script);
+        command
             .env("CRTOOLS_SCRIPT_ACTION", hook.name())
             .env("CRTOOLS_INIT_PID", pid.to_string())
-            .stdin(Stdio::null())
-            .status()
-            .map_err(|source| DumpError::sys(subject(), "starting it", source))?;
+            .stdin(Stdio::null());
+        let child = child::unblock_signals(&mut command).spawn();
+        let child = child.map_err(|source| DumpError::sys(subject(), "starting it", source))?;
+        let status = wait(child).map_err(|source| DumpError::sys(subject(), "waiting for it", source))?;
+        interrupt::check()?;
         if !status.success() {
-            let source = std::io::Error::other(status.to_string());
+            let source = io::Error::other(status.to_string());
             return Err(DumpError::sys(subject(), "running it", source));
         }
     }
     Ok(())
+}
+
+/// Waits for a script. One that runs when the user wants everything to end is asked to end too, and then made to.
+fn wait(mut script: Child) -> io::Result<ExitStatus> {
+    let mut pause = Duration::from_micros(100);
+    let mut asked_at: Option<Instant> = None;
+    loop {
+        if let Some(status) = script.try_wait()? {
+            return Ok(status);
+        }
+        match asked_at {
+            Some(at) if at.elapsed() > GRACE => script.kill()?,
+            Some(_) => {}
+            None if interrupt::asked().is_some() => {
+                asked_at = Some(Instant::now());
+                let _ = kill(Pid::from_raw(script.id() as i32), Signal::SIGTERM);
+            }
+            None => {}
+        }
+        std::thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(10));
+    }
 }

@@ -118,6 +118,9 @@ pub enum RemoteError {
     /// /proc had no answer.
     #[error(transparent)]
     Procfs(#[from] ProcfsError),
+    /// Made to fail by a test.
+    #[error(transparent)]
+    Injected(#[from] godwit_wire::fault::Injected),
 }
 
 impl RemoteError {

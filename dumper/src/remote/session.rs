@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::time::{Duration, Instant};
 
+use godwit_wire::fault;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
@@ -166,6 +167,10 @@ enum State {
     Fresh,
     /// Parked, at the exit of a call.
     AtExit,
+    /// At the entry of a call that was not made.
+    Entered,
+    /// At the exit of a call, with what it left in the registers.
+    Returned,
     /// Running: a call did not come back. The frame heals the thread when it does.
     Lost,
     /// Gone.
@@ -191,6 +196,10 @@ pub struct Session<'a> {
     /// The mapping of this session, (address, length).
     mapping: Option<(u64, u64)>,
     scratch: Option<Scratch>,
+    /// The call that was made last, for what it left if nobody sees its result.
+    last_call: i64,
+    /// The length of the mapping that is being asked for.
+    mapping_asked: Option<u64>,
     /// A call was made that took the kernel's memory of the thread's own call.
     forgotten: bool,
     /// Room for the frame of a session beside this one.
@@ -210,8 +219,11 @@ impl<'a> Session<'a> {
         let scratch = (data > 0).then_some(Scratch { addr: place.at + frame_bytes as u64, len: data });
         let mut session = Session::begin(target, around, frame, place, scratch)?;
         session.borrow_place(frame_bytes + data)?;
+        fault::point("mid.remote.borrowed")?;
         session.park()?;
+        fault::point("mid.remote.parked")?;
         session.map_scratch()?;
+        fault::point("mid.remote.open")?;
         Ok(session)
     }
 
@@ -263,6 +275,8 @@ impl<'a> Session<'a> {
             borrowed: Vec::new(),
             mapping: None,
             scratch,
+            last_call: -1,
+            mapping_asked: None,
             forgotten: false,
             beside: None,
         };
@@ -343,18 +357,24 @@ impl<'a> Session<'a> {
         match self.state {
             State::Fresh | State::AtExit => {}
             State::Dead => return Err(RemoteError::Died { tid }),
-            State::Lost | State::Settled => {
+            State::Lost | State::Settled | State::Entered | State::Returned => {
                 return Err(RemoteError::Stuck { tid, nr, waited: Duration::ZERO });
             }
         }
         self.forgotten |= arch::forgets_interrupted_call(nr);
+        self.last_call = nr;
         let gadgets = &self.around.gadgets;
         let parked = arch::parked(self.target.settled, gadgets.syscall, self.home);
         self.run_to_syscall_stop(nr)?;
+        self.state = State::Entered;
+        fault::point("mid.remote.entered")?;
         let back = if gadgets.returns { gadgets.syscall + arch::SYSCALL_LEN } else { self.restorer };
         let entry = arch::call(&parked, nr as u64, args, back, self.home, gadgets.returns);
         self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &entry))?;
+        fault::point("mid.remote.loaded")?;
         self.run_to_syscall_stop(nr)?;
+        self.state = State::Returned;
+        fault::point("mid.remote.called")?;
         let exit = self.ptrace("PTRACE_GETREGSET", ptrace::regs)?;
         self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &parked))?;
         self.state = State::AtExit;
@@ -416,8 +436,7 @@ impl<'a> Session<'a> {
     /// Puts the frame in force: from here on the thread's own state lies in it alone.
     fn park(&mut self) -> Result<(), RemoteError> {
         self.put_frame(self.home)?;
-        let parked = arch::parked(self.target.settled, self.around.gadgets.syscall, self.home);
-        self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &parked))?;
+        self.park_registers()?;
         self.state = State::Fresh;
         self.ptrace("PTRACE_SETSIGMASK", |tid| ptrace::set_sigmask(tid, ALL_SIGNALS))
     }
@@ -445,17 +464,21 @@ impl<'a> Session<'a> {
         let frame_bytes = self.frame.len_max().next_multiple_of(64) as u64;
         let data = DATA_BYTES as u64;
         let len = (2 * (frame_bytes + data)).next_multiple_of(4096);
+        self.mapping_asked = Some(len);
         let addr = match self.syscall(libc::SYS_mmap, [self.around.hint(), len, PROT, FLAGS, u64::MAX, 0]) {
             Ok(addr) => addr,
             Err(RemoteError::Call { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
+        self.mapping_asked = None;
         self.mapping = Some((addr, len));
         self.around.note_mapping(addr, true);
+        fault::point("mid.remote.mapped")?;
         self.write(addr, &MARK)?;
         self.name_scratch(addr, len)?;
         // This session's data and frame, then those of one beside it.
         self.move_home(addr + data)?;
+        fault::point("mid.remote.moved")?;
         self.put_back()?;
         self.scratch = Some(Scratch { addr: addr + MARK_BYTES as u64, len: DATA_BYTES - MARK_BYTES });
         let second = addr + data + frame_bytes;
@@ -568,16 +591,34 @@ impl<'a> Session<'a> {
 
     /// Brings the thread back to where it was found.
     fn settle(&mut self) -> Result<(), RemoteError> {
-        if self.state == State::Lost {
-            self.catch()?;
+        match self.state {
+            State::Lost => self.catch()?,
+            State::Entered => {
+                // Parked registers name no call, so none is made on the way to the exit.
+                self.park_registers()?;
+                self.run_to_syscall_stop(-1)?;
+                self.park_registers()?;
+                self.state = State::AtExit;
+            }
+            State::Returned => {
+                let result = arch::result(&self.ptrace("PTRACE_GETREGSET", ptrace::regs)?);
+                self.park_registers()?;
+                self.state = State::AtExit;
+                self.undo_last_call(result)?;
+            }
+            State::Fresh | State::AtExit | State::Dead | State::Settled => {}
         }
         if matches!(self.state, State::Fresh | State::AtExit) {
-            if let Some((addr, len)) = self.mapping.take() {
+            if let Some((addr, len)) = self.mapping {
                 // The frame must not lie in the memory that the call takes away.
-                self.borrow_again()?;
-                self.move_home(self.place.at)?;
+                if self.home != self.place.at {
+                    self.borrow_again()?;
+                    self.move_home(self.place.at)?;
+                }
                 self.scratch = None;
                 self.unmap(addr, len)?;
+                self.mapping = None;
+                fault::point("mid.remote.unmapped")?;
             }
             if self.state == State::AtExit {
                 self.repark()?;
@@ -587,6 +628,23 @@ impl<'a> Session<'a> {
         }
         if self.state != State::Dead {
             self.return_restorer()?;
+        }
+        Ok(())
+    }
+
+    /// Undoes a call whose result nobody has seen.
+    fn undo_last_call(&mut self, result: i64) -> Result<(), RemoteError> {
+        let Ok(made) = u64::try_from(result) else { return Ok(()) };
+        match (self.last_call, self.mapping_asked.take()) {
+            (libc::SYS_mmap, Some(len)) => {
+                self.around.note_mapping(made, true);
+                self.mapping = Some((made, len));
+            }
+            (libc::SYS_munmap, _) => self.mapping = None,
+            (libc::SYS_userfaultfd, _) => {
+                self.syscall(libc::SYS_close, [made, 0, 0, 0, 0, 0])?;
+            }
+            _ => {}
         }
         Ok(())
     }
@@ -624,10 +682,14 @@ impl<'a> Session<'a> {
         const GRACE: Duration = Duration::from_millis(200);
         self.ptrace("PTRACE_INTERRUPT", ptrace::interrupt)?;
         self.await_stop(0, Instant::now() + GRACE)?;
-        let parked = arch::parked(self.target.settled, self.around.gadgets.syscall, self.home);
-        self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &parked))?;
+        self.park_registers()?;
         self.state = State::AtExit;
         Ok(())
+    }
+
+    fn park_registers(&mut self) -> Result<(), RemoteError> {
+        let parked = arch::parked(self.target.settled, self.around.gadgets.syscall, self.home);
+        self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &parked))
     }
 }
 

@@ -5,8 +5,9 @@
 //! looking at a task), [`process_vm`] (its memory), [`pidfd`] and [`kcmp`] (its descriptors), [`pagemap_scan`] and
 //! [`userfaultfd`] (what it wrote), [`sched`] and [`rlimit`] (facts asked from outside), [`fcntl`], [`pipe`],
 //! [`handle`] (facts about a descriptor), [`cpuid`] (the layout of the XSAVE area), [`memory`] (own mappings), [`mount`] (the
-//! cgroup hierarchy).
+//! cgroup hierarchy), [`child`] (starting programs).
 
+pub mod child;
 pub mod cpuid;
 pub mod fcntl;
 pub mod handle;

@@ -10,6 +10,8 @@
 //! - [`product`]: `godwit` and `godwit-page-server`
 //! - [`moved`]: a victim that the page server restored
 //! - [`memory`]: what every page of a stopped process holds, to compare it with its copy's
+//! - [`untouched`]: all that must be the same of a process that was not taken away
+//! - [`random`]: sequences that a seed names
 //! - [`witness`]: reads the log of the victim `busy` and says whether one copy ran at a time
 //! - [`images`]: an image directory as JSON, and changes to it
 //! - `oracle`: compares what godwit and CRIU wrote about the same stopped process; part of the test `oracle` alone
@@ -22,7 +24,9 @@ pub mod memory;
 pub mod moved;
 pub mod need;
 pub mod product;
+pub mod random;
 pub mod scene;
+pub mod untouched;
 pub mod victim;
 pub mod victims;
 pub mod witness;

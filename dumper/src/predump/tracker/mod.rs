@@ -88,6 +88,9 @@ pub enum TrackerError {
         #[source]
         source: Errno,
     },
+    /// Made to fail by a test.
+    #[error(transparent)]
+    Injected(#[from] godwit_wire::fault::Injected),
 }
 
 /// A dirty tracker of one process, armed.

@@ -17,6 +17,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 
+use godwit_wire::fault;
 use godwit_wire::plan::PAGE_SIZE;
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -26,6 +27,7 @@ use super::{Run, Tracker, TrackerError};
 use crate::freeze::seize;
 use crate::procfs::fdinfo;
 use crate::procfs::maps::Vma;
+use crate::remote::{RemoteError, Session};
 use crate::sys::memory::Mapping;
 use crate::sys::pagemap_scan::{self, CHECK_WPASYNC, Masks, Region, WP_MATCHING, category};
 use crate::sys::{pidfd, userfaultfd};
@@ -57,11 +59,16 @@ impl UffdWp {
         let mut session = frozen.remote(tid)?;
         let flags = userfaultfd::UFFD_USER_MODE_ONLY | (libc::O_CLOEXEC | libc::O_NONBLOCK) as u64;
         let theirs = session.syscall(libc::SYS_userfaultfd, [flags, 0, 0, 0, 0, 0])?;
-        let taken = pidfd::getfd(frozen.pidfd(), theirs as i32);
-        let closed = session.syscall(libc::SYS_close, [theirs, 0, 0, 0, 0, 0]);
+        let mut theirs = Theirs { session: &mut session, fd: Some(theirs) };
+        fault::point("mid.tracker.made")?;
+        let taken = pidfd::getfd(frozen.pidfd(), theirs.fd.unwrap_or_default() as i32);
+        fault::point("mid.tracker.taken")?;
+        let closed = theirs.close();
+        drop(theirs);
         session.finish()?;
         frozen.thaw()?;
         closed?;
+        fault::point("mid.tracker.closed")?;
         let uffd = taken.map_err(|source| TrackerError::Userfaultfd { pid, what: "pidfd_getfd", source })?;
         UffdWp::with(pid, uffd)
     }
@@ -146,7 +153,10 @@ impl UffdWp {
     /// since it was listed, holds something that cannot be protected, or belongs to another address space than ours.
     fn register(&mut self, vma: &Vma) -> Result<bool, TrackerError> {
         match userfaultfd::register_wp(self.uffd.as_fd(), &vma.range()) {
-            Ok(()) => Ok(true),
+            Ok(()) => {
+                fault::point("mid.tracker.armed")?;
+                Ok(true)
+            }
             Err(Errno::EINVAL | Errno::EBUSY | Errno::EPERM | Errno::ENOENT) => Ok(false),
             Err(Errno::ENOMEM) => {
                 self.is_orphaned = true;
@@ -216,6 +226,29 @@ impl Tracker for UffdWp {
             return Ok(all);
         }
         Ok(collected)
+    }
+}
+
+/// A descriptor of the process's own, open until this is dropped.
+struct Theirs<'s, 'f> {
+    session: &'s mut Session<'f>,
+    fd: Option<u64>,
+}
+
+impl Theirs<'_, '_> {
+    fn close(&mut self) -> Result<(), RemoteError> {
+        if let Some(fd) = self.fd.take() {
+            self.session.syscall(libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Theirs<'_, '_> {
+    fn drop(&mut self) {
+        if let Err(error) = self.close() {
+            tracing::warn!(%error, "a userfaultfd that does nothing stays in the process until the next dump");
+        }
     }
 }
 

@@ -1,0 +1,362 @@
+//! Every place of a dump or migration fails in turn, by error, by panic and by SIGKILL: before and after each step, and in
+//! the middle of those with an effect. The victim runs on as it was, and the next dump of it succeeds.
+//!
+//! By default a seeded sample; all with `GODWIT_FULL=1 cargo test -p godwit-dumper --test undo -- --nocapture`, whose last
+//! lines count the cases. `GODWIT_UNDO_SEED` sets the sequence, `GODWIT_UNDO_CASES` the size of the sample,
+//! `GODWIT_UNDO_ONLY` picks the faults whose names contain it.
+//!
+//! Which places there are, and how often each is passed, is read from a run that only notes them, so that no place is
+//! forgotten. Of a place that is passed often the first, the last and a random pass fail.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use godwit_dumper::step::Step;
+use support::lab::{CriuVersion, Restored};
+use support::product::{self, Server, godwit, godwit_command, migrate_args, source_state};
+use support::random::{Random, number};
+use support::untouched::{Busy, State, cgroups_left, expect_runs, may_be_left_by_a_kill};
+use support::victim::{Verdict, Victim};
+use support::{Finished, Scene, moved};
+
+/// Victims that hold all kinds of state, each with what changes of it by itself. The first one is traced.
+const VICTIMS: &[(&str, &[&str], Busy)] = &[
+    ("threads", &[], Busy::Still),
+    ("signals", &[], Busy::Still),
+    ("timers", &[], Busy::Ticking),
+    ("waits", &[], Busy::Still),
+    ("files", &[], Busy::Still),
+    ("mem", &[], Busy::Still),
+    ("mutator", &["11"], Busy::Changing),
+];
+
+/// Places of a thread that has nothing to say: only a panic or a kill is to be had there.
+const MUTE: &[&str] = &["mid.task.flags-reader", "mid.link.reader"];
+
+const ACTIONS: [&str; 3] = ["error", "panic", "kill"];
+
+/// How a dump is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Flow {
+    /// Into a directory, with two action scripts.
+    Dump,
+    /// One live round into a directory.
+    PreDump,
+    /// To a page server, with rounds, and restored there.
+    Migrate,
+    /// To a page server, with rounds, and killed.
+    Keep,
+}
+
+impl Flow {
+    fn args(self, pid: i32, images: &Path, server: Option<&Server>) -> Vec<String> {
+        let pid = pid.to_string();
+        let images = images.to_str().unwrap();
+        let local = |command: &str| -> Vec<String> {
+            [command, "--pid", &pid, "--images-dir", images].map(str::to_owned).to_vec()
+        };
+        match self {
+            Flow::Dump => {
+                let scripts =
+                    ["--action-script", "/bin/true", "--action-script", "/bin/true"].map(str::to_owned);
+                [local("dump"), scripts.to_vec()].concat()
+            }
+            Flow::PreDump => local("pre-dump"),
+            Flow::Migrate => migrate_args(
+                pid.parse().unwrap(),
+                server.unwrap(),
+                &["--max-rounds", "2", "--downtime-target", "1us"],
+            ),
+            Flow::Keep => {
+                migrate_args(pid.parse().unwrap(), server.unwrap(), &["--max-rounds", "1", "--no-restore"])
+            }
+        }
+    }
+}
+
+/// One failure.
+#[derive(Clone, Debug)]
+struct Case {
+    flow: Flow,
+    point: String,
+    action: &'static str,
+    pass: usize,
+    /// Whether the images are whole at this place: what lies in the directory then is a set.
+    is_whole: bool,
+}
+
+impl Case {
+    fn fault(&self) -> String {
+        format!("{}:{}@{}", self.point, self.action, self.pass)
+    }
+}
+
+/// The places that a flow passes, in order, and how often each.
+fn trace(scene: &Scene, flow: Flow, server: Option<&Server>) -> Vec<(String, usize)> {
+    let victim = Victim::start(scene, VICTIMS[0].0, VICTIMS[0].1);
+    let log = scene.dir().join(format!("trace-{flow:?}"));
+    let images = scene.subdir("images");
+    let mut command = godwit_command(scene, &flow.args(victim.pid, &images, server));
+    command.env("GODWIT_FAULT", "*:note").env("GODWIT_FAULT_LOG", &log);
+    support::run(command, product::GODWIT_LIMIT).expect_ok();
+    drop(victim);
+    scene.sweep();
+    let mut passes: BTreeMap<String, usize> = BTreeMap::new();
+    let mut order = Vec::new();
+    for line in std::fs::read_to_string(&log).unwrap().lines() {
+        let point = line.strip_suffix(" note").unwrap().to_owned();
+        let count = passes.entry(point.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            order.push(point);
+        }
+    }
+    order.into_iter().map(|point| (point.clone(), passes[&point])).collect()
+}
+
+/// All cases of a flow, up to where the hand-over may not be undone without a question.
+fn cases(flow: Flow, trace: &[(String, usize)], random: &mut Random) -> Vec<Case> {
+    let (last, sealed) = match flow {
+        Flow::Dump | Flow::PreDump => (None, "mid.finish.sealed"),
+        Flow::Migrate => (Some("source.before.restore-sent"), "client.recv.before.Prepared"),
+        Flow::Keep => (Some("source.before.committing"), "client.recv.before.Prepared"),
+    };
+    let mut cases = Vec::new();
+    let mut is_whole = false;
+    for (point, passes) in trace {
+        is_whole |= point == sealed;
+        let mut chosen = BTreeSet::from([1, *passes]);
+        chosen.insert(1 + random.below(*passes as u64) as usize);
+        for pass in chosen {
+            for action in
+                ACTIONS.iter().filter(|action| **action != "error" || !MUTE.contains(&point.as_str()))
+            {
+                cases.push(Case { flow, point: point.clone(), action, pass, is_whole });
+            }
+        }
+        if last == Some(point.as_str()) {
+            break;
+        }
+    }
+    cases
+}
+
+/// A victim, how it was, and what stands around it.
+struct Play<'a> {
+    scene: &'a Scene,
+    victim: Victim,
+    name: &'static str,
+    busy: Busy,
+    before: State,
+}
+
+impl<'a> Play<'a> {
+    fn new(scene: &'a Scene, of: &[(&'static str, &[&str], Busy)], random: &mut Random) -> Self {
+        let (name, args, busy) = *random.pick(of);
+        let victim = Victim::start(scene, name, args);
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        let before = State::of(victim.pid, busy);
+        Self { scene, victim, name, busy, before }
+    }
+
+    /// Plays a case; an error says what is not as it was.
+    fn case(&mut self, case: &Case, server: Option<&Server>, by_doctor: bool) -> Result<(), String> {
+        let (scene, pid, name) = (self.scene, self.victim.pid, self.name);
+        let images = scene.subdir("images");
+        let log = scene.dir().join("fault");
+        let _ = std::fs::remove_file(&log);
+        let mut command = godwit_command(scene, &case.flow.args(pid, &images, server));
+        command.env("GODWIT_FAULT", case.fault()).env("GODWIT_FAULT_LOG", &log).env("RUST_BACKTRACE", "0");
+        let finished = support::run(command, product::GODWIT_LIMIT);
+        let told =
+            |what: String| format!("{} of {} ({:?}): {what}\n{finished}", case.fault(), name, case.flow);
+        let fired = std::fs::read_to_string(&log).unwrap_or_default();
+        if fired.is_empty() {
+            return Err(told("the fault never fired".into()));
+        }
+        if !self.victim.exists() {
+            return Err(told(format!("the victim is gone: {}", self.victim.log())));
+        }
+        expect_end(case, &finished).map_err(told)?;
+        if case.action == "kill" {
+            self.before.again_but(pid, self.busy, may_be_left_by_a_kill).map_err(told)?;
+        } else {
+            self.before.again(pid, self.busy).map_err(told)?;
+        }
+        expect_no_half_set(scene, case, &images).map_err(told)?;
+        if case.action != "kill" {
+            expect_runs(pid);
+            let left = cgroups_left(scene);
+            if !left.is_empty() {
+                return Err(told(format!("cgroups are left: {left:?}")));
+            }
+        }
+        let _ = std::fs::remove_dir_all(&images);
+        if by_doctor {
+            let swept = godwit(scene, &["doctor", "--sweep"]);
+            if !swept.ok() || swept.stdout.contains("cannot") {
+                return Err(told(swept.to_string()));
+            }
+            self.before.again(pid, self.busy).map_err(|what| told(format!("{what}\n{swept}")))?;
+        }
+        self.next_dump().map_err(told)
+    }
+
+    /// The next dump succeeds, sweeps what was left, and leaves the victim as it was.
+    fn next_dump(&mut self) -> Result<(), String> {
+        let (scene, pid) = (self.scene, self.victim.pid);
+        let images = scene.subdir("next");
+        let args =
+            ["dump", "--leave-running", "--pid", &pid.to_string(), "--images-dir", images.to_str().unwrap()];
+        let next = godwit(scene, &args);
+        if !next.ok() {
+            return Err(format!("the next dump fails: {next}"));
+        }
+        self.before.again(pid, self.busy).map_err(|what| format!("after the next dump: {what}\n{next}"))?;
+        expect_runs(pid);
+        let left = cgroups_left(scene);
+        if !left.is_empty() {
+            return Err(format!("cgroups are left after the next dump: {left:?}\n{next}"));
+        }
+        let inspected = godwit(scene, &["inspect", images.to_str().unwrap()]);
+        let _ = std::fs::remove_dir_all(&images);
+        if inspected.ok() { Ok(()) } else { Err(format!("the next dump is not whole: {inspected}")) }
+    }
+
+    /// The victim is taken away in earnest, and its copy asked.
+    fn end(mut self, server: Option<&Server>, in_earnest: bool) -> Result<(), String> {
+        if !in_earnest {
+            return match self.victim.check() {
+                Verdict::Ok => Ok(()),
+                other => Err(format!("{}: {other:?}", self.name)),
+            };
+        }
+        let verdict = if let Some(server) = server {
+            let moved = moved::migrate(self.scene, &mut self.victim, server, &["--max-rounds", "1"]);
+            moved.check(&self.victim)
+        } else {
+            let images = self.scene.subdir("last");
+            let args =
+                ["dump", "--pid", &self.victim.pid.to_string(), "--images-dir", images.to_str().unwrap()];
+            godwit(self.scene, &args).expect_ok();
+            self.victim.expect_killed();
+            self.victim.ask();
+            Restored::from_images(&images, CriuVersion::V4_2, &[], &self.victim).verdict()
+        };
+        match verdict {
+            Verdict::Ok => Ok(()),
+            other => Err(format!("{} restored: {other:?}", self.name)),
+        }
+    }
+}
+
+/// That the run ended as the fault says.
+fn expect_end(case: &Case, finished: &Finished) -> Result<(), String> {
+    let signal = finished.status.and_then(|status| std::os::unix::process::ExitStatusExt::signal(&status));
+    match case.action {
+        "kill" if signal == Some(9) => Ok(()),
+        "error" | "panic" if finished.code() == Some(1) => {
+            let is_panic = finished.stderr.contains("panicked at");
+            if is_panic == (case.action == "panic") { Ok(()) } else { Err("it ended in another way".into()) }
+        }
+        _ => Err("it did not end as the fault says".into()),
+    }
+}
+
+/// That what lies in the directory is whole, or is called unfinished.
+fn expect_no_half_set(scene: &Scene, case: &Case, images: &Path) -> Result<(), String> {
+    if !matches!(case.flow, Flow::Dump | Flow::PreDump) {
+        return Ok(());
+    }
+    let has_inventory = images.join("inventory.img").exists();
+    let inspected = godwit(scene, &["inspect", images.to_str().unwrap()]);
+    if case.flow == Flow::Dump && (has_inventory != case.is_whole || inspected.ok() != case.is_whole) {
+        return Err(format!(
+            "the images are whole: {}, the inventory is there: {has_inventory}, {inspected}",
+            case.is_whole
+        ));
+    }
+    if case.flow == Flow::PreDump && inspected.ok() {
+        return Err(format!("a round is called a complete set: {inspected}"));
+    }
+    let staged = std::fs::read_dir(images).into_iter().flatten().flatten();
+    let left: Vec<PathBuf> =
+        staged.map(|entry| entry.path()).filter(|_| !has_inventory && case.action != "kill").collect();
+    if left.is_empty() { Ok(()) } else { Err(format!("left behind: {left:?}")) }
+}
+
+/// Victims are asked, and taken away in earnest, after so many cases.
+const CASES_A_VICTIM: usize = 12;
+
+fn play(name: &str, flows: &[Flow], sample: u64) {
+    let (seed, mut random) = Random::of_variable("GODWIT_UNDO_SEED", 0x5eed);
+    let scene = Scene::new(name);
+    let server = flows.iter().any(|flow| matches!(flow, Flow::Migrate | Flow::Keep)).then(|| {
+        let criu = support::lab::criu(CriuVersion::V4_2).unwrap();
+        let environment = [("GODWIT_CRIU", criu.to_str().unwrap())];
+        Server::start_with(&scene, &["--restore", "--idle-timeout", "3"], &environment)
+    });
+    let server = server.as_ref();
+    let mut all = Vec::new();
+    let mut kinds = BTreeSet::new();
+    for &flow in flows {
+        let trace = trace(&scene, flow, server);
+        if flow == Flow::Dump {
+            for step in Step::ALL {
+                for when in ["before", "after"] {
+                    let point = format!("step.{when}.{}", step.name());
+                    assert!(trace.iter().any(|(passed, _)| *passed == point), "{point} is not passed");
+                }
+            }
+        }
+        all.extend(cases(flow, &trace, &mut random));
+    }
+    let only = std::env::var("GODWIT_UNDO_ONLY").unwrap_or_default();
+    all.retain(|case| case.fault().contains(&only));
+    random.shuffle(&mut all);
+    if std::env::var_os("GODWIT_FULL").is_none() && only.is_empty() {
+        all.truncate(number("GODWIT_UNDO_CASES", sample) as usize);
+    }
+    let mut wrong = Vec::new();
+    // How often a place is passed depends on the victim: only the traced one passes it so often.
+    let (first, later): (Vec<Case>, Vec<Case>) = all.iter().cloned().partition(|case| case.pass == 1);
+    let groups = first.chunks(CASES_A_VICTIM).map(|group| (group, VICTIMS));
+    let groups = groups.chain(later.chunks(CASES_A_VICTIM).map(|group| (group, &VICTIMS[..1])));
+    for (number, (group, of)) in groups.enumerate() {
+        let mut play = Play::new(&scene, of, &mut random);
+        for case in group {
+            kinds.insert((case.flow, case.point.clone(), case.action));
+            let by_doctor = case.action == "kill" && random.below(3) == 0;
+            if let Err(what) = play.case(case, server, by_doctor) {
+                wrong.push(what);
+                // What is wrong with one may not be counted against the next.
+                play = Play::new(&scene, of, &mut random);
+            }
+        }
+        if let Err(what) = play.end(server, number.is_multiple_of(3)) {
+            wrong.push(format!("after {:?}: {what}", group.iter().map(Case::fault).collect::<Vec<_>>()));
+        }
+        scene.sweep();
+        for dir in server.map(Server::sessions).unwrap_or_default() {
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+    assert!(wrong.is_empty(), "seed {seed}: {} of {}:\n{}", wrong.len(), all.len(), wrong.join("\n\n"));
+    println!("{name}: {} cases, {} kinds, all undone (seed {seed})", all.len(), kinds.len());
+    assert!(source_state(&scene).exists() || server.is_none());
+}
+
+#[test]
+fn every_place_of_a_dump_fails_and_is_undone() {
+    require!("root", "cc", "criu-4.2");
+    play("undo-dump", &[Flow::Dump, Flow::PreDump], 60);
+}
+
+#[test]
+fn every_place_of_a_migration_fails_and_is_undone() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    play("undo-migrate", &[Flow::Migrate, Flow::Keep], 40);
+}
