@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 
 use crate::options::{Afterwards, Destination, Options, RestorePidns, RoundLimits};
 use crate::predump::tracker::Choice;
+use crate::task::files::ghost::LIMIT_BYTES_MAX;
 
 /// Where journals are kept unless `--state-dir` says otherwise: it must outlive the program.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/godwit/source";
@@ -75,6 +76,9 @@ pub struct Source {
     /// Program to run at the named points of the dump (CRTOOLS_SCRIPT_ACTION says which); may be repeated.
     #[arg(long = "action-script")]
     pub action_scripts: Vec<PathBuf>,
+    /// How much of a deleted file may go into the images: bytes, or with K, M; at most 200M.
+    #[arg(long, value_name = "SIZE", value_parser = parse_ghost_limit, default_value = "1M")]
+    pub ghost_limit: u64,
     /// Threads that read pages.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub readers: u8,
@@ -186,6 +190,9 @@ pub struct Doctor {
     /// Process to look at.
     #[arg(long, short = 't', value_parser = parse_pid, required_unless_present = "sweep")]
     pub pid: Option<Pid>,
+    /// How much of a deleted file a dump would be let take: bytes, or with K, M; at most 200M.
+    #[arg(long, value_name = "SIZE", value_parser = parse_ghost_limit, default_value = "1M")]
+    pub ghost_limit: u64,
     /// Thaw and remove what a killed dumper left behind, where no hand-over holds it.
     #[arg(long)]
     pub sweep: bool,
@@ -317,6 +324,7 @@ impl Source {
             action_scripts: self.action_scripts.clone(),
             readers: usize::from(self.readers),
             alive_set: !self.no_alive_set,
+            ghost_limit: self.ghost_limit,
             state_dir: self.state_dir.clone(),
             progress: !self.json,
         }
@@ -393,6 +401,20 @@ fn parse_pid(text: &str) -> Result<Pid, String> {
     }
 }
 
+/// Reads `4096`, `64K` or `2M`.
+fn parse_ghost_limit(text: &str) -> Result<u64, String> {
+    let (number, shift) = match text.as_bytes().last() {
+        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
+        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
+        _ => (text, 0),
+    };
+    let bytes = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    match bytes {
+        Some(bytes) if bytes <= LIMIT_BYTES_MAX => Ok(bytes),
+        _ => Err("a size such as 65536, 64K or 2M, at most 200M".to_owned()),
+    }
+}
+
 /// Reads `250us`, `100ms`, `2s` or `1.5s`.
 fn parse_duration(text: &str) -> Result<Duration, String> {
     let units = [("us", 1e-6), ("ms", 1e-3), ("s", 1.0)];
@@ -414,6 +436,17 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_a_bound() {
+        assert_eq!(parse_ghost_limit("65536"), Ok(65536));
+        assert_eq!(parse_ghost_limit("64K"), Ok(65536));
+        assert_eq!(parse_ghost_limit("200M"), Ok(LIMIT_BYTES_MAX));
+        assert_eq!(parse_ghost_limit("0"), Ok(0));
+        for wrong in ["201M", "", "M", "-1", "1G", "99999999999999999999", "18014398509481984K"] {
+            assert!(parse_ghost_limit(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

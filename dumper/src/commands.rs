@@ -100,7 +100,7 @@ fn doctor(args: &Doctor) -> Result<u8, Failure> {
         }
     }
     let Some(pid) = args.pid else { return Ok(0) };
-    let findings = doctor::examine(pid)?;
+    let findings = doctor::examine(pid, args.ghost_limit)?;
     if args.json {
         tell(doctor::to_json(pid, &findings));
     } else {

@@ -19,8 +19,8 @@ use crate::refusal::Findings;
 ///
 /// # Errors
 /// When it does not exist or may not be looked at.
-pub fn examine(pid: Pid) -> Result<Findings, DumpError> {
-    let root = match Root::open(pid) {
+pub fn examine(pid: Pid, ghost_limit: u64) -> Result<Findings, DumpError> {
+    let root = match Root::open(pid, ghost_limit) {
         Err(DumpError::Refused(refusals)) => {
             return Ok(Findings { refusals: refusals.0, losses: Vec::new() });
         }

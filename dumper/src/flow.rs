@@ -99,7 +99,7 @@ struct Host {
 
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::RaiseLimits, limits::raise)?;
-    let root = steps.run(Step::RootItem, || Root::open(options.pid))?;
+    let root = steps.run(Step::RootItem, || Root::open(options.pid, options.ghost_limit))?;
     let claim = leftovers::claim(root.pid)?;
     leftovers::thaw(&root, &options.state_dir)?;
     leftovers::sweep(root.pid)?;
@@ -347,7 +347,7 @@ fn finish(
     steps.run(Step::VerifyTtySids, || finish::tty_sids(root.pid))?;
     steps.run(Step::DumpZombies, || finish::zombies(root.pid, &state.threads))?;
     let pstree = steps.run(Step::DumpPstree, || Ok(finish::pstree(&status, &state.threads)?))?;
-    steps.run(Step::DumpShmem, || finish::shmem(root.pid, &state.vmas, &segments))?;
+    steps.run(Step::DumpShmem, || finish::shmem(root, &state.vmas, &segments))?;
     steps.run(Step::DumpNamespaces, || finish::namespaces(root.pid))?;
     let clocks = steps.run(Step::DumpTimeNs, || clocks::image(root.pid))?;
     steps.run(Step::DumpCgroups, || finish::cgroups(root, &host.cgroup))?;

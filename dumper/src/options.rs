@@ -79,6 +79,8 @@ pub struct Options {
     pub readers: usize,
     /// Take the alive set at the last freeze. Only a test turns it off, to see pages go wrong.
     pub alive_set: bool,
+    /// How many bytes of a deleted file may go into the images.
+    pub ghost_limit: u64,
     /// Where journals are kept.
     pub state_dir: PathBuf,
     /// Show a progress bar when standard error is a terminal.

@@ -103,9 +103,10 @@ pub fn cgroups(root: &Root, before: &str) -> Result<(), DumpError> {
 ///
 /// # Errors
 /// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn shmem(pid: Pid, all: &[Vma], sent: &[Segment]) -> Result<(), DumpError> {
+pub fn shmem(root: &Root, all: &[Vma], sent: &[Segment]) -> Result<(), DumpError> {
+    let pid = root.pid;
     let mut findings = Findings::default();
-    vmas::check_all(pid, all, &mut findings);
+    vmas::check_all(pid, all, root.ghost_limit, &mut findings);
     let is_sent = |vma: &Vma| sent.iter().any(|segment| segment.id == vma.inode);
     for vma in all.iter().filter(|vma| vmas::is_memory_file(vma) && !is_sent(vma)) {
         findings.refuse(vmas::subject(pid, vma), "it was mapped during the dump", "dump it again");

@@ -23,15 +23,17 @@ pub struct Root {
     pub start_time: u64,
     /// Which boot of which machine.
     pub boot_id: String,
+    /// How many bytes of a deleted file may go into the images.
+    pub ghost_limit: u64,
 }
 
 impl Root {
-    /// Pins the process.
+    /// Pins the process. A deleted file of it may have `ghost_limit` bytes.
     ///
     /// # Errors
     /// When it does not exist, or may not be looked at; refused by name when it is the dumper itself, a kernel
     /// thread or a zombie.
-    pub fn open(pid: Pid) -> Result<Root, DumpError> {
+    pub fn open(pid: Pid, ghost_limit: u64) -> Result<Root, DumpError> {
         let pidfd = sys::pidfd::open(pid).map_err(|errno| match errno {
             Errno::ESRCH => DumpError::Usage(format!("there is no process {pid}")),
             Errno::EINVAL => DumpError::Usage(format!("{pid} is a thread; name its process")),
@@ -54,7 +56,7 @@ impl Root {
         }
         findings.verdict()?;
         let inside = status.ns_pid.last().copied().unwrap_or(status.pid) as u32;
-        Ok(Root { pid, inside, pidfd, start_time: stat.start_time, boot_id: host::boot_id()? })
+        Ok(Root { pid, inside, pidfd, start_time: stat.start_time, boot_id: host::boot_id()?, ghost_limit })
     }
 
     /// Errs when the process is gone: what has its pid now is another.

@@ -186,7 +186,7 @@ pub fn lsm(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
 /// # Errors
 /// Never; the signature is that of every check.
 pub fn descriptors(root: &Root, all: &[Descriptor], findings: &mut Findings) -> Result<(), DumpError> {
-    files::check_all(root.pid, all, findings);
+    files::check_all(root.pid, all, root.ghost_limit, findings);
     file_locks::check(root.pid, all, findings);
     Ok(())
 }
@@ -200,8 +200,8 @@ pub fn mappings(root: &Root, vmas: &[Vma], findings: &mut Findings) -> Result<()
     if !vmas.iter().any(Vma::is_vdso) {
         findings.refuse(Subject::Process(root.pid), "it has no vDSO", "boot without vdso=0");
     }
-    vmas::check_all(root.pid, vmas, findings);
-    special::check_all(root.pid, findings);
+    vmas::check_all(root.pid, vmas, root.ghost_limit, findings);
+    special::check_all(root.pid, root.ghost_limit, findings);
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::Pid;
 
-use super::files::{FileTable, reg};
+use super::files::{FileTable, ghost, memfd, reg};
 use crate::error::DumpError;
 use crate::procfs::ns;
 use crate::refusal::{Findings, Subject};
@@ -24,11 +24,19 @@ pub fn file(pid: Pid, name: &str, table: &mut FileTable) -> Result<u32, DumpErro
 }
 
 /// Checks that the executable, working and root directories can be opened by their paths.
-pub fn check_all(pid: Pid, findings: &mut Findings) {
+/// Deleted ones come as ghost files, of up to `ghost_limit` bytes.
+pub fn check_all(pid: Pid, ghost_limit: u64, findings: &mut Findings) {
     for name in ["exe", "cwd"] {
         let link = PathBuf::from(format!("/proc/{pid}/{name}"));
         let Ok(target) = fs::read_link(&link) else { continue };
         let Ok(found) = fs::metadata(&link) else { continue };
+        if let Ok(stat) = nix::sys::stat::stat(&link)
+            && ghost::is_deleted(&stat)
+            && !memfd::is_memory(&stat)
+        {
+            ghost::check(&stat, ghost_limit, Subject::Process(pid), findings);
+            continue;
+        }
         let path = reg::in_root(pid, &target);
         let same = fs::metadata(&path).is_ok_and(|at| (at.dev(), at.ino()) == (found.dev(), found.ino()));
         if !same {

@@ -89,6 +89,7 @@ pub const ALL: &[Listed] = &[
     victim("mutator").args(&["11"]).criu(&["7"]),
     victim("chroot"),
     victim("shmem").criu(&["by-criu"]),
+    victim("ghost"),
 ];
 
 /// The victims of one test; `GODWIT_VICTIM` picks those whose names contain it.

@@ -1,10 +1,11 @@
 //! The descriptors of a task, and the files behind its mappings, as `files.img` and `fdinfo-N.img` list them.
 //!
 //! A descriptor is duplicated into the dumper by `pidfd_getfd` and looked at there: nothing runs in the
-//! task. `reg` are files, directories and the character devices that CRIU knows, `memfd` are memory files, `pipe` are
+//! task. `reg` are files, directories and the character devices that CRIU knows, `ghost` are deleted files, `memfd` are memory files, `pipe` are
 //! pipes with both ends in the task, `fown` is who is signalled for a descriptor. All else is refused by name.
 
 pub mod fown;
+pub mod ghost;
 pub mod memfd;
 pub mod pipe;
 pub mod reg;
@@ -32,8 +33,6 @@ pub use table::FileTable;
 const O_PATH: u32 = 0o10_000_000;
 /// `O_CLOEXEC` there: a property of the descriptor, not of the file.
 const O_CLOEXEC: u32 = 0o2_000_000;
-/// `O_TMPFILE` without `O_DIRECTORY`.
-const O_TMPFILE: u32 = 0o20_000_000;
 /// Major number of `/dev/null`, `/dev/zero`, `/dev/urandom` and their kind
 /// (Documentation/admin-guide/devices.txt).
 const MEM_MAJOR: u64 = 1;
@@ -128,12 +127,6 @@ pub fn classify(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) -> O
             refuse("System V shared memory lives in an IPC namespace, and none is dumped".into(), close)
         }
         SFlag::S_IFREG if memfd::is_memory(&descriptor.stat) => Some(Kind::Memory),
-        SFlag::S_IFREG if descriptor.stat.st_nlink == 0 || descriptor.info.flags & O_TMPFILE == O_TMPFILE => {
-            refuse(
-                "the file is deleted, and a restore could not open it".into(),
-                "let the program close it, or keep the file until the process was moved",
-            )
-        }
         SFlag::S_IFREG | SFlag::S_IFDIR => Some(Kind::Regular),
         SFlag::S_IFCHR if nix::sys::stat::major(descriptor.stat.st_rdev) == MEM_MAJOR => Some(Kind::Regular),
         SFlag::S_IFCHR if is_terminal(&target) => refuse(
@@ -156,17 +149,26 @@ fn is_terminal(target: &str) -> bool {
 }
 
 /// Checks every descriptor; what cannot be dumped is refused by name.
-pub fn check_all(pid: Pid, all: &[Descriptor], findings: &mut Findings) {
+/// A deleted file may hold `ghost_limit` bytes.
+pub fn check_all(pid: Pid, all: &[Descriptor], ghost_limit: u64, findings: &mut Findings) {
     let is_pipe = |target: &PathBuf| target.as_os_str().as_bytes().starts_with(b"pipe:[");
     let pipes = all.iter().map(|descriptor| &descriptor.target).filter(|target| is_pipe(target));
     let held_elsewhere = pipe::held_elsewhere(pid, &pipes.map(PathBuf::as_path).collect());
     for descriptor in all {
         match classify(pid, descriptor, findings) {
+            Some(Kind::Regular) if ghost::is_deleted(&descriptor.stat) => {
+                ghost::check(&descriptor.stat, ghost_limit, descriptor.subject(pid), findings);
+            }
             Some(Kind::Regular) => reg::check(pid, descriptor, findings),
             Some(Kind::Pipe) => pipe::check(pid, descriptor, &held_elsewhere, findings),
             Some(Kind::Memory) | None => {}
         }
     }
+}
+
+/// Where our duplicate can be opened anew.
+fn own_link(descriptor: &Descriptor) -> PathBuf {
+    format!("/proc/self/fd/{}", descriptor.copy.as_raw_fd()).into()
 }
 
 /// Enters every descriptor into the table of files and returns the records of `fdinfo-N.img`.
@@ -186,10 +188,15 @@ pub fn dump(pid: Pid, all: &[Descriptor], table: &mut FileTable) -> Result<Vec<F
         };
         if new {
             match kind {
-                Kind::Regular => table.push(reg::entry(pid, id, descriptor)?),
+                Kind::Regular => {
+                    if ghost::is_deleted(&descriptor.stat) {
+                        table.ghosts.add(id, &own_link(descriptor), &descriptor.stat)?;
+                    }
+                    table.push(reg::entry(pid, id, descriptor)?);
+                }
                 Kind::Memory => {
-                    let at = PathBuf::from(format!("/proc/self/fd/{}", descriptor.copy.as_raw_fd()));
-                    let inode_id = table.memory_inode(&at, &descriptor.target, &descriptor.stat)?;
+                    let inode_id =
+                        table.memory_inode(&own_link(descriptor), &descriptor.target, &descriptor.stat)?;
                     table.push(memfd::entry(pid, id, inode_id, descriptor)?);
                 }
                 Kind::Pipe => {

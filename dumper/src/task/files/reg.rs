@@ -9,7 +9,7 @@ use nix::unistd::Pid;
 use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
 use godwit_wire::image::regfile::RegFileEntry;
 
-use super::{Descriptor, fown};
+use super::{Descriptor, fown, ghost};
 use crate::error::DumpError;
 use crate::refusal::{Findings, Subject};
 
@@ -57,13 +57,18 @@ pub fn entry(pid: Pid, id: u32, descriptor: &Descriptor) -> Result<FileEntry, Du
             flags,
             pos: descriptor.info.pos as u64,
             fown: fown::read(pid, descriptor)?,
-            name: descriptor.target.as_os_str().as_bytes().to_vec(),
+            name: name_of(descriptor.target.as_os_str().as_bytes(), &descriptor.stat).to_vec(),
             size,
             mode: Some(mode),
             ..RegFileEntry::default()
         }),
         ..FileEntry::default()
     })
+}
+
+/// The path by which restore opens the file; of a deleted one, the path that it had.
+pub fn name_of<'a>(target: &'a [u8], stat: &FileStat) -> &'a [u8] {
+    if ghost::is_deleted(stat) { ghost::former_name(target) } else { target }
 }
 
 /// What restore compares: the size of a regular file (not of one that is only appended to, which others may

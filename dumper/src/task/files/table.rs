@@ -15,6 +15,7 @@ use godwit_wire::image::pipe_data::PipeDataEntry;
 use godwit_wire::image::regfile::RegFileEntry;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
+use super::ghost::{self, Ghosts};
 use super::{Descriptor, fown, memfd, reg};
 use crate::error::DumpError;
 use crate::sys;
@@ -27,6 +28,8 @@ pub struct FileTable {
     by_inode: HashMap<(u64, u64), u32>,
     pipes: HashMap<u32, (PipeDataEntry, Vec<u8>)>,
     memory: Vec<MemfdInodeEntry>,
+    /// The deleted ones.
+    pub(super) ghosts: Ghosts,
 }
 
 impl FileTable {
@@ -82,6 +85,9 @@ impl FileTable {
             self.entries.push(memfd::mapped_entry(id, inode_id));
             return Ok(id);
         }
+        if ghost::is_deleted(&stat) {
+            self.ghosts.add(id, at, &stat)?;
+        }
         let (size, mode) = reg::validation(&stat, 0);
         self.entries.push(FileEntry {
             r#type: FdTypes::Reg.into(),
@@ -89,7 +95,7 @@ impl FileTable {
             reg: Some(RegFileEntry {
                 id,
                 fown: fown::none(),
-                name: name.to_vec(),
+                name: reg::name_of(name, &stat).to_vec(),
                 size,
                 mode: Some(mode),
                 ..RegFileEntry::default()
@@ -129,7 +135,7 @@ impl FileTable {
         self.pipes.contains_key(&pipe_id)
     }
 
-    /// The images: `files.img`, `memfd.img` if there are memory files, and `pipes-data.img` if there are pipes.
+    /// The images: `files.img`, `memfd.img` if there are memory files, those of deleted files, and `pipes-data.img` if there are pipes.
     ///
     /// # Errors
     /// When a record is larger than the format allows.
@@ -146,6 +152,7 @@ impl FileTable {
             }
             images.push((ImageKind::Memfd.file_name(0), memory.finish()?));
         }
+        images.extend(self.ghosts.images()?);
         if !self.pipes.is_empty() {
             let mut data = ImageWriter::new(ImageKind::PipesData);
             let mut pipes: Vec<_> = self.pipes.values().collect();

@@ -12,7 +12,7 @@ use super::{is_memory_file, subject};
 use crate::error::DumpError;
 use crate::procfs::maps::Vma;
 use crate::refusal::Findings;
-use crate::task::files::{FileTable, reg};
+use crate::task::files::{FileTable, ghost, reg};
 
 /// Where the kernel gives access to the file of a mapping (man 5 proc, `map_files`).
 pub fn map_file(pid: Pid, vma: &Vma) -> PathBuf {
@@ -20,7 +20,7 @@ pub fn map_file(pid: Pid, vma: &Vma) -> PathBuf {
 }
 
 /// Restore opens the file of a mapping by its path: it must be a regular file, still there.
-pub(super) fn check_file(pid: Pid, vma: &Vma, findings: &mut Findings) {
+pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, findings: &mut Findings) {
     let refuse = |findings: &mut Findings, why: String| {
         findings.refuse(
             subject(pid, vma),
@@ -38,8 +38,8 @@ pub(super) fn check_file(pid: Pid, vma: &Vma, findings: &mut Findings) {
     if found.st_mode & libc::S_IFMT != libc::S_IFREG {
         return refuse(findings, "it maps something that is not a regular file".into());
     }
-    if found.st_nlink == 0 {
-        return refuse(findings, "its file is deleted".into());
+    if ghost::is_deleted(&found) {
+        return ghost::check(&found, ghost_limit, subject(pid, vma), findings);
     }
     let target = fs::read_link(&link).unwrap_or_default();
     reg::check_path(pid, &target, &found, subject(pid, vma), findings);

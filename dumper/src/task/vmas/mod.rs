@@ -29,11 +29,11 @@ pub fn subject(pid: Pid, vma: &Vma) -> Subject {
     }
 }
 
-/// Checks every mapping; what cannot be dumped is refused by name.
-pub fn check_all(pid: Pid, vmas: &[Vma], findings: &mut Findings) {
+/// Checks every mapping; what cannot be dumped is refused by name. A deleted file may hold `ghost_limit` bytes.
+pub fn check_all(pid: Pid, vmas: &[Vma], ghost_limit: u64, findings: &mut Findings) {
     for vma in vmas {
         if let Some(Kind::FilePrivate | Kind::FileShared) = classify(pid, vma, findings) {
-            file::check_file(pid, vma, findings);
+            file::check_file(pid, vma, ghost_limit, findings);
         }
     }
 }
