@@ -260,3 +260,53 @@ fn memory_that_another_process_shares_is_a_loss_by_name() {
     assert!(refused.stderr.contains(&us), "{refused}");
     assert_eq!(victim.check(), Verdict::Ok);
 }
+
+#[test]
+fn a_program_whose_file_is_deleted_comes_back() {
+    require!("root", "cc", "criu-4.1", "criu-4.2");
+    let scene = Scene::new("deleted-exe");
+    let copy = scene.dir().join("program");
+    for version in BOTH {
+        std::fs::copy(support::victim::compile("regs", Libc::Glibc), &copy).unwrap();
+        let mut victim = Victim::start_command(&scene, "regs", std::process::Command::new(&copy));
+        std::fs::remove_file(&copy).unwrap();
+        let images = scene.subdir("images");
+        let refused = dump(&scene, victim.pid, &images, &["--ghost-limit", "4K"]).expect_refusal();
+        assert!(refused.stderr.contains("give --ghost-limit 1M"), "{refused}");
+        victim.expect_untouched();
+        dump(&scene, victim.pid, &images, &[]).expect_ok();
+        victim.expect_killed();
+        victim.ask();
+        let restored = Restored::from_images(&images, version, &[], &victim);
+        let exe = std::fs::read_link(format!("/proc/{}/exe", restored.pid)).unwrap();
+        assert!(exe.to_str().unwrap().ends_with("(deleted)"), "{}", exe.display());
+        assert_eq!(restored.verdict(), Verdict::Ok, "CRIU {}", version.text());
+    }
+}
+
+#[test]
+fn a_working_directory_that_is_deleted_comes_back() {
+    require!("root", "python3", "criu-4.1", "criu-4.2");
+    const PROGRAM: &str = "import os, time\n\
+        home = os.getcwd()\n\
+        os.mkdir('gone', 0o711); os.chdir('gone'); os.rmdir('../gone')\n\
+        print('READY', flush=True)\n\
+        while not os.path.exists(home + '/check'): time.sleep(0.01)\n\
+        cwd = os.readlink('/proc/self/cwd')\n\
+        stat = os.stat('.')\n\
+        right = cwd.endswith('(deleted)') and stat.st_mode == 0o40711 and stat.st_nlink == 0\n\
+        print('OK' if right else f'FAIL {cwd} {stat}\\nBAD 1', flush=True)\n\
+        os._exit(0 if right else 1)\n";
+    let scene = Scene::new("deleted-cwd");
+    for version in BOTH {
+        let mut python = support::victim::session_leader("python3");
+        python.args(["-c", PROGRAM]);
+        let mut victim = Victim::start_command(&scene, "python", python);
+        let images = scene.subdir("images");
+        dump(&scene, victim.pid, &images, &[]).expect_ok();
+        victim.expect_killed();
+        victim.ask();
+        let restored = Restored::from_images(&images, version, &[], &victim);
+        assert_eq!(restored.verdict(), Verdict::Ok, "CRIU {}", version.text());
+    }
+}
