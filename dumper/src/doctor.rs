@@ -22,7 +22,7 @@ use crate::refusal::Findings;
 pub fn examine(pid: Pid, ghost_limit: u64) -> Result<Findings, DumpError> {
     let root = match Root::open(pid, ghost_limit) {
         Err(DumpError::Refused(refusals)) => {
-            return Ok(Findings { refusals: refusals.0, losses: Vec::new() });
+            return Ok(Findings { refusals: refusals.0, ..Findings::default() });
         }
         root => root?,
     };
@@ -37,6 +37,9 @@ pub fn to_text(pid: Pid, findings: &Findings) -> String {
     }
     for loss in &findings.losses {
         let _ = writeln!(text, "lost: {loss}");
+    }
+    for risk in &findings.risks {
+        let _ = writeln!(text, "risk: {risk}");
     }
     let verdict = match findings.refusals.len() {
         0 => format!("process {pid} can be migrated"),
@@ -56,7 +59,10 @@ pub fn to_json(pid: Pid, findings: &Findings) -> String {
         .collect();
     let losses: Vec<_> =
         findings.losses.iter().map(|l| json!({"subject": l.subject.to_string(), "what": l.what})).collect();
-    json!({"pid": pid.as_raw(), "can_migrate": refusals.is_empty(), "refusals": refusals, "losses": losses})
+    let risks: Vec<_> =
+        findings.risks.iter().map(|r| json!({"subject": r.subject.to_string(), "what": r.what})).collect();
+    let can_migrate = refusals.is_empty();
+    json!({"pid": pid.as_raw(), "can_migrate": can_migrate, "refusals": refusals, "losses": losses, "risks": risks})
         .to_string()
 }
 

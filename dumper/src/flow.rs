@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use godwit_wire::fault;
+use godwit_wire::image::core::SeccompMode;
 use godwit_wire::image::inventory::PluginsEntry;
 use godwit_wire::image::{ImageKind, ImageWriter};
 use nix::fcntl::Flock;
@@ -20,7 +21,8 @@ use nix::unistd::Pid;
 
 use crate::collect::file_locks::{self, FileLocks};
 use crate::collect::images::{ImageSet, Origin};
-use crate::collect::{ids, namespaces, seccomp};
+use crate::collect::seccomp::Seccomp;
+use crate::collect::{ids, namespaces};
 use crate::error::DumpError;
 use crate::finish::{self, clocks};
 use crate::freeze::seize::{self, Frozen};
@@ -46,7 +48,7 @@ use crate::task::asked::{self, TaskSays, ThreadSays};
 use crate::task::files::{self, Descriptor, FileTable};
 use crate::task::shmem::{self, Segment};
 use crate::task::threads::{self, Thread};
-use crate::task::{self, mm, vmas};
+use crate::task::{self, mm, settings, vmas};
 
 /// Dumps the process: rounds while it runs if asked for, one freeze, everything else, the hand-over.
 ///
@@ -64,7 +66,7 @@ pub fn dump(options: &Options) -> Result<Report, DumpError> {
 fn copy(options: &Options, host: &Host, steps: &mut Steps) -> Result<(Rounds, SealedSet, Ended), DumpError> {
     let mut rounds = predump(options, host)?; //                                 while it runs: list, send, seal
     let frozen = freeze(options, host, steps)?; //                               14-15: drop = it runs on
-    let collected = collect(host, &frozen, steps)?; //                           15b-20b
+    let collected = collect(options, host, &frozen, steps)?; //                           15b-20b
     let dumped = dump_task(options, host, &frozen, collected, &mut rounds, steps)?; // 21
     let sealed = finish(options, host, &frozen, dumped, steps)?; //              22-33
     let ended = hand_over(options, host, frozen, &sealed)?; //                   kill, run on or stop
@@ -159,9 +161,17 @@ fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, 
 struct Collected {
     descriptors: Vec<Descriptor>,
     locks: FileLocks,
+    seccomp: Seccomp,
+    /// What only the freeze showed to be lost.
+    losses: Vec<Loss>,
 }
 
-fn collect(host: &Host, stopped: &Stopped, steps: &mut Steps) -> Result<Collected, DumpError> {
+fn collect(
+    options: &Options,
+    host: &Host,
+    stopped: &Stopped,
+    steps: &mut Steps,
+) -> Result<Collected, DumpError> {
     let root = &host.root;
     let mut late = Findings::default();
     let descriptors = files::open_all(root.pid, &root.pidfd)?;
@@ -170,11 +180,14 @@ fn collect(host: &Host, stopped: &Stopped, steps: &mut Steps) -> Result<Collecte
     steps.run(Step::NetworkLock, || finish::no_outside_state(root.pid, &descriptors))?;
     let locks = steps.run(Step::CollectFileLocks, || Ok(file_locks::collect(root.inside, &descriptors)))?;
     steps.run(Step::CollectNamespaces, || namespaces::check(root.pid, &mut late))?;
-    steps.run(Step::CollectSeccomp, || survey::seccomp(root.pid, &mut late))?;
+    let seccomp = steps.run(Step::CollectSeccomp, || {
+        survey::seccomp(root.pid, &mut late)?;
+        Seccomp::collect(&stopped.frozen, stopped.frozen.syscall_end()?, &mut late)
+    })?;
     steps.run(Step::CollectLsm, || survey::lsm(root.pid, &mut late))?;
-    late.verdict()?;
+    let losses = survey::late_verdict(late, &host.losses, options.strict)?;
     stopped.alarm.check(Step::CollectLsm)?;
-    Ok(Collected { descriptors, locks })
+    Ok(Collected { descriptors, locks, seccomp, losses })
 }
 
 /// The one task, dumped: its pages are sent, its own images handed over.
@@ -193,11 +206,13 @@ fn dump_task<'a>(
     options: &Options,
     host: &'a Host,
     stopped: &Stopped,
-    collected: Collected,
+    mut collected: Collected,
     rounds: &mut Rounds,
     steps: &mut Steps,
 ) -> Result<Dumped<'a>, DumpError> {
     let says = steps.run(Step::DumpTask, || ask(&stopped.frozen))?; // the last remote calls
+    let is_strict = collected.seccomp.of_thread(host.root.pid).mode == SeccompMode::Strict;
+    collected.losses.extend(asked_losses(options, host, &says, is_strict)?);
     stopped.alarm.check(Step::DumpTask)?;
     let begun = Instant::now();
     let flags = FlagsReader::start(host.root.pid);
@@ -252,6 +267,18 @@ struct Says {
     threads: Vec<ThreadSays>,
 }
 
+/// What that shows to be lost.
+fn asked_losses(
+    options: &Options,
+    host: &Host,
+    says: &Says,
+    is_strict: bool,
+) -> Result<Vec<Loss>, DumpError> {
+    let mut findings = Findings::default();
+    settings::of_asked(host.root.pid, &says.task.settings, is_strict, &mut findings);
+    survey::late_verdict(findings, &host.losses, options.strict)
+}
+
 /// Every question that only the task itself can answer. Afterwards no memory of it is borrowed.
 fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
     let pid = frozen.pid();
@@ -261,13 +288,18 @@ fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
     let mut threads = Vec::with_capacity(frozen.threads().len());
     let mut leader = frozen.remote(pid)?;
     let task = asked::task(&mut leader, &timers, inside)?;
-    leader.finish()?;
     for thread in frozen.threads() {
         fault::point("mid.task.ask")?;
-        let mut session = frozen.remote(thread.tid)?;
+        if thread.tid == pid {
+            threads.push(asked::thread(&mut leader)?);
+            continue;
+        }
+        // In the scratch memory of the leader's session, which costs no mapping of its own.
+        let mut session = frozen.remote_beside(&leader, thread.tid)?;
         threads.push(asked::thread(&mut session)?);
         session.finish()?;
     }
+    leader.finish()?;
     Ok(Says { task, threads })
 }
 
@@ -294,7 +326,8 @@ fn task_state(
     let fdinfo = files::dump(pid, &collected.descriptors, &mut table)?;
     let mut threads = Vec::with_capacity(frozen.threads().len());
     for (thread, says) in frozen.threads().iter().zip(&says.threads) {
-        threads.push(threads::dump(pid, thread, says, &host.layout)?);
+        let seccomp = collected.seccomp.of_thread(thread.tid);
+        threads.push(threads::dump(pid, thread, says, &host.layout, seccomp)?);
     }
     threads.sort_by_key(|thread| thread.inside != root.inside); // the leader first, the others as they came
     let stopped_by = frozen.stopped_by().map(|signal| signal as u32);
@@ -329,6 +362,8 @@ struct SealedSet {
     report: Option<RoundReport>,
     restore_options: Vec<String>,
     has_locks: bool,
+    /// What only the freeze showed to be lost.
+    losses: Vec<Loss>,
 }
 
 fn finish(
@@ -357,7 +392,7 @@ fn finish(
     if has_locks {
         images.need_option("--file-locks");
     }
-    let others = [pstree, clocks, seccomp::image()?];
+    let others = [pstree, clocks, collected.seccomp.image()?];
     for image in locks.into_iter().chain(state.table.images()?).chain(others) {
         images.put(image)?;
     }
@@ -377,7 +412,8 @@ fn finish(
     let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us)
         .with_shared(shared.data_pages, shared.zero_pages);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
-    Ok(SealedSet { stats, report: Some(report), restore_options, has_locks })
+    let losses = collected.losses;
+    Ok(SealedSet { stats, report: Some(report), restore_options, has_locks, losses })
 }
 
 /// How it ended: what the destination says, and how long the process stood still.
@@ -401,6 +437,7 @@ fn hand_over(
 }
 
 fn report(host: &Host, rounds: Rounds, sealed: SealedSet, ended: Ended, total: Duration) -> Report {
+    let losses: Vec<Loss> = host.losses.iter().cloned().chain(sealed.losses).collect();
     let by_hand = host.target.restore_command(&sealed.restore_options);
     Report::new(Outcome {
         pid: host.root.pid,
@@ -413,7 +450,7 @@ fn report(host: &Host, rounds: Rounds, sealed: SealedSet, ended: Ended, total: D
         total,
         wire_bytes: host.target.wire_bytes(),
         restored_pid: ended.handed_over.restored_pid,
-        losses: &host.losses,
+        losses: &losses,
         restore_command: sealed.report.and(by_hand),
     })
 }

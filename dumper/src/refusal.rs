@@ -92,6 +92,8 @@ pub struct Findings {
     pub refusals: Vec<Refusal>,
     /// What would be lost in silence.
     pub losses: Vec<Loss>,
+    /// What could happen to it beside that, should the dumper be killed in the wrong moment.
+    pub risks: Vec<Loss>,
 }
 
 impl Findings {
@@ -103,6 +105,11 @@ impl Findings {
     /// Notes that a restore drops something of `subject`.
     pub fn lose(&mut self, subject: Subject, what: impl Into<String>) {
         self.losses.push(Loss { subject, what: what.into() });
+    }
+
+    /// Notes that `subject` may come to harm if the dumper is killed.
+    pub fn risk(&mut self, subject: Subject, what: impl Into<String>) {
+        self.risks.push(Loss { subject, what: what.into() });
     }
 
     /// `Ok` if nothing was refused.

@@ -511,6 +511,11 @@ impl Frozen {
         Ok(self.surroundings.get_or_init(|| found))
     }
 
+    /// The address behind the instruction that remote calls are made by, as seccomp filters see it.
+    pub fn syscall_end(&self) -> Result<u64, RemoteError> {
+        Ok(self.surroundings()?.syscall_end())
+    }
+
     /// Lets all threads run on. A process that was killed meanwhile is no error.
     pub fn thaw(mut self) -> Result<(), FreezeError> {
         self.detach()

@@ -13,9 +13,8 @@ use crate::prepare::root::Root;
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
-use crate::sys::sched;
 use crate::task::files::{self, Descriptor};
-use crate::task::{shmem, special, vmas};
+use crate::task::{settings, shmem, special, vmas};
 
 /// What the process looks like from outside, before anything is touched.
 #[derive(Debug)]
@@ -66,7 +65,8 @@ fn guards(pid: Pid, vmas: &[Vma], findings: &mut Findings) -> Result<(), DumpErr
     Ok(())
 }
 
-/// Ends the look before the freeze: refusals are errors, and so are losses when `strict`.
+/// Ends the look before the freeze: refusals are errors, and so are losses and risks when `strict`. Risks are
+/// otherwise warned of.
 ///
 /// # Errors
 /// [`DumpError::Refused`].
@@ -75,8 +75,21 @@ pub fn verdict(mut findings: Findings, strict: bool) -> Result<Vec<Loss>, DumpEr
         for loss in std::mem::take(&mut findings.losses) {
             findings.refuse(loss.subject, loss.what, "leave --strict out to lose it");
         }
+        for risk in std::mem::take(&mut findings.risks) {
+            findings.refuse(risk.subject, risk.what, "leave --strict out to run the risk");
+        }
     }
+    findings.risks.iter().for_each(|risk| tracing::warn!("{risk}"));
     Ok(findings.verdict()?)
+}
+
+/// Ends a look under freeze: [`verdict`] on what was not known before.
+///
+/// # Errors
+/// As [`verdict`].
+pub fn late_verdict(mut late: Findings, known: &[Loss], strict: bool) -> Result<Vec<Loss>, DumpError> {
+    late.losses.retain(|loss| !known.contains(loss));
+    verdict(late, strict)
 }
 
 /// Looks at the mappings again under freeze.
@@ -144,26 +157,25 @@ pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     if crate::procfs::attr::personality(pid)? != 0 {
         findings.lose(subject(), "its personality (see man 2 personality) is not restored by CRIU");
     }
+    settings::of_process(pid, &stat, findings);
+    settings::timers(pid, findings)?;
     Ok(())
 }
 
-/// Seccomp and scheduling of each thread.
+/// Seccomp, scheduling and what else is each thread's own.
 ///
 /// # Errors
 /// When `/proc` does not tell. A thread that ended meanwhile is left out.
 pub fn seccomp(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
+    let own = status::read(Pid::this())?;
     for tid in tree::threads(pid)? {
         match status::read_thread(pid, tid) {
-            Ok(status) => seccomp::check(tid, &status, findings),
+            Ok(status) => {
+                seccomp::check(tid, &status, &own, findings);
+                settings::of_thread(tid, &status, &own, findings);
+            }
             Err(error) if error.is_gone() && tid != pid => continue,
             Err(error) => return Err(error.into()),
-        }
-        if sched::attr(tid).is_ok_and(|attr| attr.policy == libc::SCHED_DEADLINE as u32) {
-            findings.refuse(
-                Subject::Thread(tid),
-                "it is scheduled by deadline, which CRIU's images cannot hold",
-                "give it another policy with `chrt`",
-            );
         }
     }
     Ok(())

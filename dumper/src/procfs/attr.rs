@@ -40,6 +40,25 @@ pub fn oom_score_adj(pid: Pid) -> Result<i32, ProcfsError> {
     read_parsed(&PathBuf::from(format!("/proc/{pid}/oom_score_adj")), SHORT_BYTES, parse_decimal)
 }
 
+/// How late a thread's timers may be, in nanoseconds; 0 for a real-time thread of newer kernels.
+pub fn timer_slack_ns(tid: Pid) -> Result<u64, ProcfsError> {
+    read_parsed(&PathBuf::from(format!("/proc/{tid}/timerslack_ns")), SHORT_BYTES, parse_decimal)
+}
+
+/// Which memory goes into a core dump, a bit a kind (`man 5 core`); the file is hexadecimal.
+pub fn coredump_filter(pid: Pid) -> Result<u32, ProcfsError> {
+    read_parsed(&PathBuf::from(format!("/proc/{pid}/coredump_filter")), SHORT_BYTES, parse_hex)
+}
+
+/// The nice value of the task group that the kernel made for the session (`man 7 sched`).
+pub fn autogroup_nice(pid: Pid) -> Result<i32, ProcfsError> {
+    let parse = |text: &[u8]| {
+        let word = text.trim_ascii().rsplit(|byte| *byte == b' ').next().unwrap_or_default();
+        decimal(word, "nice")
+    };
+    read_parsed(&PathBuf::from(format!("/proc/{pid}/autogroup")), SHORT_BYTES, parse)
+}
+
 /// The execution domain (`man 2 personality`); the file is hexadecimal.
 pub fn personality(pid: Pid) -> Result<u32, ProcfsError> {
     read_parsed(&PathBuf::from(format!("/proc/{pid}/personality")), SHORT_BYTES, parse_hex)

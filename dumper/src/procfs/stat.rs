@@ -9,6 +9,12 @@ use super::{ParseError, ProcfsError, SHORT_BYTES, read_parsed};
 
 /// Task flag: exiting (`PF_EXITING`, include/linux/sched.h).
 pub const PF_EXITING: u64 = 0x4;
+/// Task flag: the PR_MCE_KILL policy is the task's own (`PF_MCE_PROCESS`, include/linux/sched.h).
+pub const PF_MCE_PROCESS: u64 = 0x80;
+/// Task flag: told of memory failures early (`PF_MCE_EARLY`, include/linux/sched.h).
+pub const PF_MCE_EARLY: u64 = 0x0800_0000;
+/// Task flag: an I/O flusher (`PF_MEMALLOC_NOIO`, include/linux/sched.h; PR_SET_IO_FLUSHER).
+pub const PF_MEMALLOC_NOIO: u64 = 0x0008_0000;
 /// Task flag: a thread of the kernel (`PF_KTHREAD`, include/linux/sched.h).
 pub const PF_KTHREAD: u64 = 0x0020_0000;
 

@@ -89,6 +89,12 @@ pub struct Status {
     pub no_new_privs: bool,
     /// `Seccomp`: 0 off, 1 strict, 2 filter.
     pub seccomp: u32,
+    /// `Cpus_allowed`: the CPUs that it may run on, as the kernel writes the mask.
+    pub cpus_allowed: Vec<u8>,
+    /// `Speculation_Store_Bypass` (kernel 4.17).
+    pub store_bypass: Vec<u8>,
+    /// `SpeculationIndirectBranch` (kernel 5.11).
+    pub indirect_branch: Vec<u8>,
     /// `THP_enabled` (kernel 5.0): whether transparent huge pages are not switched off by prctl.
     pub thp_enabled: Option<bool>,
     /// `x86_Thread_features` (kernel 6.6): among them `shstk` where a user shadow stack is on.
@@ -134,6 +140,9 @@ pub fn parse(text: &[u8]) -> Result<Status, ParseError> {
             b"CapAmb" => status.capabilities.ambient = unsigned(first, 16, "CapAmb")?,
             b"NoNewPrivs" => status.no_new_privs = decimal::<u32>(first, "NoNewPrivs")? != 0,
             b"Seccomp" => status.seccomp = decimal(first, "Seccomp")?,
+            b"Cpus_allowed" => status.cpus_allowed = first.to_vec(),
+            b"Speculation_Store_Bypass" => status.store_bypass = value.trim_ascii().to_vec(),
+            b"SpeculationIndirectBranch" => status.indirect_branch = value.trim_ascii().to_vec(),
             b"THP_enabled" => status.thp_enabled = Some(decimal::<u32>(first, "THP_enabled")? != 0),
             b"x86_Thread_features" => status.shadow_stack = words(value).any(|word| word == b"shstk"),
             _ => {}

@@ -14,11 +14,13 @@
 //!
 //! Signals are blocked only while the thread is parked or in a call, that is, while the frame (which holds the
 //! thread's own mask) is in force. Reading order: [`Session`], then `place` (where the frame may lie), `gadget`
-//! (the two pieces of existing code), [`arch`] (registers and the frame's layout), `waiting` (bounded waits).
+//! (the two pieces of existing code), [`arch`] (registers and the frame's layout), [`judge`] (seccomp filters that
+//! could stand in the way of healing), `waiting` (bounded waits).
 
 pub mod arch;
 mod error;
 mod gadget;
+pub mod judge;
 mod place;
 mod session;
 pub(crate) mod waiting;

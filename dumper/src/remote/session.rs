@@ -88,6 +88,11 @@ impl Surroundings {
         })
     }
 
+    /// The address behind the instruction that calls are made by.
+    pub fn syscall_end(&self) -> u64 {
+        self.gadgets.syscall + arch::SYSCALL_LEN
+    }
+
     /// The first free place for a scratch mapping; 0, which leaves it to the kernel, if there is none.
     fn hint(&self) -> u64 {
         let free = (0..SCRATCH_SLOTS).find(|slot| self.taken.get() & 1 << slot == 0);
@@ -255,6 +260,14 @@ impl<'a> Session<'a> {
         let status = status::read_thread(around.pid, tid)?;
         if status.shadow_stack {
             return Err(RemoteError::Mode { tid, mode: "has a user shadow stack" });
+        }
+        // A call from outside its allowed range would end the thread by SIGSYS, and switching the dispatch off would
+        // outlive a dumper that is killed.
+        if ptrace::dispatches_syscalls(tid).unwrap_or(false) {
+            return Err(RemoteError::Mode {
+                tid,
+                mode: "dispatches its system calls itself (PR_SET_SYSCALL_USER_DISPATCH)",
+            });
         }
         if target.busy.replace(true) {
             return Err(RemoteError::Busy { tid });

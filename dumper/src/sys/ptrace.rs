@@ -86,6 +86,7 @@ const SECCOMP_GET_FILTER: u32 = 0x420c;
 const SECCOMP_GET_METADATA: u32 = 0x420d;
 const GET_SYSCALL_INFO: u32 = 0x420e;
 const GET_RSEQ_CONFIGURATION: u32 = 0x420f;
+const GET_SYSCALL_USER_DISPATCH_CONFIG: u32 = 0x4211;
 
 /// Largest number of instructions in a classic BPF program (`BPF_MAXINSNS`, linux/bpf_common.h).
 const BPF_MAXINSNS: usize = 4096;
@@ -319,7 +320,8 @@ pub fn syscall_info(tid: Pid) -> nix::Result<SyscallInfo> {
     })
 }
 
-/// Filter number `index` of a thread, 0 the newest (PTRACE_SECCOMP_GET_FILTER, kernel 4.4).
+/// Filter number `index` of a thread, 0 the oldest (PTRACE_SECCOMP_GET_FILTER, kernel 4.4; get_nth_filter in
+/// kernel/seccomp.c counts from the far end of the list).
 ///
 /// ENOENT: there are no more. EINVAL: the thread is not in filter mode. EACCES: no CAP_SYS_ADMIN, or the caller
 /// itself is under seccomp. EMEDIUMTYPE: the filter is no classic BPF.
@@ -344,6 +346,25 @@ pub fn seccomp_flags(tid: Pid, index: u64) -> nix::Result<u64> {
     // SAFETY: the kernel reads and writes at most the given number of bytes.
     unsafe { request(SECCOMP_GET_METADATA, tid, mem::size_of::<Metadata>(), &raw mut meta as usize) }?;
     Ok(meta.flags)
+}
+
+/// Whether the thread dispatches its system calls itself (PR_SET_SYSCALL_USER_DISPATCH), asked by
+/// PTRACE_GET_SYSCALL_USER_DISPATCH_CONFIG (kernel 6.4; EIO before).
+pub fn dispatches_syscalls(tid: Pid) -> nix::Result<bool> {
+    #[repr(C)]
+    #[derive(Default)]
+    struct Config {
+        mode: u64,
+        selector: u64,
+        offset: u64,
+        len: u64,
+    }
+    let mut config = Config::default();
+    let size = mem::size_of::<Config>();
+    // SAFETY: the kernel writes one Config of the given size.
+    unsafe { request(GET_SYSCALL_USER_DISPATCH_CONFIG, tid, size, &raw mut config as usize) }?;
+    // PR_SYS_DISPATCH_OFF is 0 (include/uapi/linux/prctl.h).
+    Ok(config.mode != 0)
 }
 
 /// One entry of a thread's GDT slots for thread-local storage, `struct user_desc` (asm/ldt.h).

@@ -9,7 +9,8 @@ use nix::unistd::Pid;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SchedAttr {
-    size: u32,
+    /// Bytes that the kernel filled in.
+    pub size: u32,
     /// `SCHED_OTHER` 0, `SCHED_FIFO` 1, `SCHED_RR` 2, `SCHED_BATCH` 3, `SCHED_IDLE` 5, `SCHED_DEADLINE` 6.
     pub policy: u32,
     /// `SCHED_FLAG_*`.
@@ -53,6 +54,28 @@ pub fn nice(tid: Pid) -> nix::Result<i32> {
     // SAFETY: no memory is passed. The raw call answers 20 - nice, which is never an error value.
     let rc = unsafe { libc::syscall(libc::SYS_getpriority, 0u64, i64::from(tid.as_raw())) };
     Errno::result(rc).map(|raw| 20 - raw as i32)
+}
+
+/// The I/O priority of thread `tid`, class in bits 13 and up (ioprio_get, IOPRIO_WHO_PROCESS).
+pub fn io_priority(tid: Pid) -> nix::Result<u32> {
+    const WHO_PROCESS: u64 = 1;
+    // SAFETY: no memory is passed.
+    let rc = unsafe { libc::syscall(libc::SYS_ioprio_get, WHO_PROCESS, i64::from(tid.as_raw())) };
+    Errno::result(rc).map(|priority| priority as u32)
+}
+
+/// The core scheduling cookie of thread `tid`, 0 for none (PR_SCHED_CORE, PR_SCHED_CORE_GET; kernel 5.14).
+///
+/// ENODEV or EINVAL: not on this machine.
+pub fn core_cookie(tid: Pid) -> nix::Result<u64> {
+    const PR_SCHED_CORE: i32 = 62;
+    const GET: u64 = 0;
+    const ONE_THREAD: u64 = 0;
+    let mut cookie = 0u64;
+    // SAFETY: the kernel writes one 64-bit word.
+    let rc = unsafe { libc::prctl(PR_SCHED_CORE, GET, tid.as_raw() as u64, ONE_THREAD, &raw mut cookie) };
+    Errno::result(rc)?;
+    Ok(cookie)
 }
 
 /// Head and length in bytes of a thread's robust futex list; (0, _) when it has none (get_robust_list).

@@ -10,6 +10,7 @@ use godwit_wire::image::core::ThreadSasEntry;
 use godwit_wire::image::sa::SaEntry;
 use godwit_wire::image::timer::{ItimerEntry, PosixTimerEntry, TaskTimersEntry};
 
+use super::settings;
 use crate::error::DumpError;
 use crate::procfs::timers::Timer;
 use crate::remote::{RemoteError, Session};
@@ -21,11 +22,22 @@ const SIGNALS: std::ops::RangeInclusive<u64> = 1..=64;
 mod pr {
     pub const GET_PDEATHSIG: u64 = 2;
     pub const GET_DUMPABLE: u64 = 3;
+    pub const GET_TSC: u64 = 25;
     pub const GET_SECUREBITS: u64 = 27;
     pub const GET_CHILD_SUBREAPER: u64 = 37;
     pub const GET_TID_ADDRESS: u64 = 40;
     pub const GET_THP_DISABLE: u64 = 42;
+    pub const GET_MDWE: u64 = 66;
+    pub const GET_MEMORY_MERGE: u64 = 68;
 }
+
+/// `ARCH_GET_CPUID` (arch/x86/include/uapi/asm/prctl.h).
+const ARCH_GET_CPUID: u64 = 0x1011;
+/// `KEYCTL_GET_KEYRING_ID` (include/uapi/linux/keyctl.h), here without making one. The session's keyring is not asked
+/// for: that makes the kernel give the task one.
+const KEYCTL_GET_KEYRING_ID: u64 = 0;
+const KEY_SPEC_THREAD_KEYRING: i64 = -1;
+const KEY_SPEC_PROCESS_KEYRING: i64 = -2;
 
 /// `MEMBARRIER_CMD_GET_REGISTRATIONS` (include/uapi/linux/membarrier.h, Linux 6.3).
 const MEMBARRIER_GET_REGISTRATIONS: u64 = 1 << 9;
@@ -47,6 +59,8 @@ pub struct TaskSays {
     pub child_subreaper: bool,
     /// `membarrier` registrations, where the kernel tells them.
     pub membarrier: Option<u32>,
+    /// Settings that no image holds.
+    pub settings: settings::Asked,
 }
 
 /// What one thread says.
@@ -87,14 +101,16 @@ pub fn task(
         prof: asking.itimer(libc::ITIMER_PROF as u64)?,
         posix,
     };
+    let settings = asking.settings()?;
     Ok(TaskSays {
         sigactions: actions,
         timers,
         brk: asking.call(libc::SYS_brk, [0; 6])?,
-        dumpable: asking.prctl(pr::GET_DUMPABLE)? as i32,
-        thp_disabled: asking.prctl(pr::GET_THP_DISABLE)? != 0,
+        dumpable: settings.dumpable as i32,
+        thp_disabled: settings.thp_disable != 0,
         child_subreaper: asking.prctl_word(pr::GET_CHILD_SUBREAPER)? as u32 != 0,
         membarrier: asking.membarrier()?,
+        settings,
     })
 }
 
@@ -206,6 +222,43 @@ impl<'a, 'b> Asking<'a, 'b> {
         self.call(libc::SYS_sigaltstack, [0, self.scratch, 0, 0, 0, 0])?;
         let [ss_sp, ss_flags, ss_size] = self.words()?;
         Ok(ThreadSasEntry { ss_sp, ss_size, ss_flags: ss_flags as u32 })
+    }
+
+    /// Everything that is dropped unless it is the default. What a kernel does not know cannot have been set there.
+    fn settings(&mut self) -> Result<settings::Asked, DumpError> {
+        let has_keyring = |asking: &mut Self, which: i64| {
+            let args = [KEYCTL_GET_KEYRING_ID, which as u64, 0, 0, 0, 0];
+            Ok::<bool, DumpError>(asking.optional(libc::SYS_keyctl, args)?.is_some())
+        };
+        Ok(settings::Asked {
+            tsc: self.optional_word(libc::SYS_prctl, [pr::GET_TSC, self.scratch, 0, 0, 0, 0])?,
+            cpuid: self.optional(libc::SYS_arch_prctl, [ARCH_GET_CPUID, 0, 0, 0, 0, 0])?,
+            mdwe: self.optional(libc::SYS_prctl, [pr::GET_MDWE, 0, 0, 0, 0, 0])?,
+            memory_merge: self.optional(libc::SYS_prctl, [pr::GET_MEMORY_MERGE, 0, 0, 0, 0, 0])?,
+            thp_disable: self.prctl(pr::GET_THP_DISABLE)?,
+            dumpable: self.prctl(pr::GET_DUMPABLE)?,
+            memory_policy: self.optional_word(libc::SYS_get_mempolicy, [self.scratch, 0, 0, 0, 0, 0])?,
+            has_keyring: has_keyring(self, KEY_SPEC_THREAD_KEYRING)?
+                || has_keyring(self, KEY_SPEC_PROCESS_KEYRING)?,
+        })
+    }
+
+    /// A call that may fail: `None` then.
+    fn optional(&mut self, number: i64, args: [u64; 6]) -> Result<Option<u64>, DumpError> {
+        match self.session.syscall(number, args) {
+            Ok(value) => Ok(Some(value)),
+            Err(RemoteError::Call { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The same of one that answers with an `int` at the start of the scratch memory.
+    fn optional_word(&mut self, number: i64, args: [u64; 6]) -> Result<Option<u32>, DumpError> {
+        self.clear(8)?;
+        match self.optional(number, args)? {
+            Some(_) => Ok(Some(self.words::<1>()?[0] as u32)),
+            None => Ok(None),
+        }
     }
 
     fn membarrier(&mut self) -> Result<Option<u32>, DumpError> {

@@ -2,13 +2,14 @@
 //!
 //! In reading order: `vmas` (memory map), `special` (executable and directories), `files` (descriptors),
 //! `asked` (what only the task can say), `signals`, `core` (registers), `creds`, `threads` (a thread's record),
-//! `mm` (address space), `shmem` (shared memory segments).
+//! `mm` (address space), `shmem` (shared memory segments), `settings` (what no image holds).
 
 pub mod asked;
 pub mod core;
 pub mod creds;
 pub mod files;
 pub mod mm;
+pub mod settings;
 pub mod shmem;
 pub mod signals;
 pub mod special;

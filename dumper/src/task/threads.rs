@@ -2,11 +2,12 @@
 
 use nix::unistd::Pid;
 
-use godwit_wire::image::core::{CoreEntry, CoreMachine, SeccompMode, ThreadCoreEntry};
+use godwit_wire::image::core::{CoreEntry, CoreMachine, ThreadCoreEntry};
 use godwit_wire::image::rseq::RseqEntry;
 
 use super::asked::ThreadSays;
 use super::{core, creds, signals};
+use crate::collect::seccomp;
 use crate::error::DumpError;
 use crate::freeze::seize::Thread as Stopped;
 use crate::prepare::cpu::{self, XsaveLayout};
@@ -17,9 +18,6 @@ use crate::sys::sched;
 
 /// The cgroup set of the dumper, which the task is said to be in: restore leaves it where `criu` runs.
 pub const CG_SET: u32 = 1;
-
-/// `SCHED_RESET_ON_FORK`, which may be part of a policy (man 2 sched_setscheduler).
-const SCHED_RESET_ON_FORK: u32 = 0x4000_0000;
 
 /// A thread's record, and its id in its own pid namespace.
 #[derive(Debug)]
@@ -43,6 +41,7 @@ pub fn dump(
     stopped: &Stopped,
     says: &ThreadSays,
     layout: &XsaveLayout,
+    seccomp: seccomp::OfThread,
 ) -> Result<Thread, DumpError> {
     let tid = stopped.tid;
     let failed = |what| move |errno| DumpError::sys(format!("thread {tid}"), what, errno);
@@ -67,14 +66,15 @@ pub fn dump(
         futex_rla,
         futex_rla_len: futex_rla_len as u32,
         sched_nice: Some(nice),
-        sched_policy: Some(attr.policy & !SCHED_RESET_ON_FORK),
+        sched_policy: Some(sched::policy(tid).map_err(failed("sched_getscheduler"))? as u32),
         sched_prio: Some(attr.priority),
         blk_sigset: Some(stopped.sigmask),
         sas: Some(says.sas.clone()),
         pdeath_sig: Some(says.pdeath_sig),
         signals_p: Some(signals::pending(tid, SignalQueue::Private)?),
         creds: Some(creds::entry(&status, says.securebits)),
-        seccomp_mode: Some(SeccompMode::Disabled.into()),
+        seccomp_mode: Some(seccomp.mode.into()),
+        seccomp_filter: seccomp.filter,
         comm: Some(attr::comm(pid, tid)?),
         rseq_entry: stopped.rseq.as_ref().map(|rseq| RseqEntry {
             rseq_abi_pointer: rseq.abi_pointer,

@@ -90,6 +90,10 @@ pub const ALL: &[Listed] = &[
     victim("chroot"),
     victim("shmem").criu(&["by-criu"]),
     victim("ghost"),
+    victim("seccomp"),
+    victim("tsync").criu(&["apart"]),
+    victim("sandbox"),
+    victim("sandbox").args(&["deny"]),
 ];
 
 /// The victims of one test; `GODWIT_VICTIM` picks those whose names contain it.

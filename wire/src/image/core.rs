@@ -165,7 +165,7 @@ pub struct ThreadCoreEntry {
     /// Seccomp mode.
     #[prost(enumeration = "SeccompMode", optional, tag = "11")]
     pub seccomp_mode: Option<i32>,
-    /// Index of the newest filter in `seccomp.img`.
+    /// Index of its oldest filter in `seccomp.img`.
     #[prost(uint32, optional, tag = "12")]
     pub seccomp_filter: Option<u32>,
     /// Thread name, at most 15 bytes, not necessarily UTF-8.

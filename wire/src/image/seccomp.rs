@@ -10,7 +10,7 @@ pub struct SeccompFilter {
     /// Array of `struct sock_filter`, 8 bytes each.
     #[prost(bytes = "vec", required, tag = "1")]
     pub filter: Vec<u8>,
-    /// Index of the filter installed before it.
+    /// Index of the filter that was installed after it: a thread names its oldest, and restore follows this.
     #[prost(uint32, optional, tag = "2")]
     pub prev: Option<u32>,
     /// `SECCOMP_FILTER_FLAG_*`.
@@ -21,7 +21,7 @@ pub struct SeccompFilter {
 /// `seccomp_entry` (images/seccomp.proto). The one record of `seccomp.img`.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct SeccompEntry {
-    /// Oldest first in each chain.
+    /// Newest first in each chain, as CRIU writes them.
     #[prost(message, repeated, tag = "1")]
     pub seccomp_filters: Vec<SeccompFilter>,
 }
