@@ -6,7 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use nix::unistd::Pid;
 
-use crate::options::{Afterwards, Destination, Options, RestorePidns, RoundLimits};
+use crate::options::{Afterwards, CriuVersion, Destination, Options, RestorePidns, RoundLimits};
 use crate::predump::tracker::Choice;
 use crate::task::files::ghost::LIMIT_BYTES_MAX;
 
@@ -79,6 +79,9 @@ pub struct Source {
     /// How much of a deleted file may go into the images: bytes, or with K, M; at most 200M.
     #[arg(long, value_name = "SIZE", value_parser = parse_ghost_limit, default_value = "1M")]
     pub ghost_limit: u64,
+    /// CRIU that will restore, e.g. 4.2; by default what the page server says, else any from 4.1 on.
+    #[arg(long, value_name = "VERSION")]
+    pub criu_version: Option<CriuVersion>,
     /// Threads that read pages.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub readers: u8,
@@ -322,6 +325,7 @@ impl Source {
             no_kill_first: false,
             freeze_timeout: self.timeout,
             action_scripts: self.action_scripts.clone(),
+            criu_version: self.criu_version,
             readers: usize::from(self.readers),
             alive_set: !self.no_alive_set,
             ghost_limit: self.ghost_limit,

@@ -28,7 +28,7 @@ use crate::finish::{self, clocks};
 use crate::freeze::seize::{self, Frozen};
 use crate::handover::{self, HandedOver};
 use crate::interrupt;
-use crate::options::Options;
+use crate::options::{CriuVersion, Options};
 use crate::predump::pages::{self, PageSource, SentPages};
 use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
 use crate::predump::tracker;
@@ -38,16 +38,18 @@ use crate::prepare::inventory::Inventory;
 use crate::prepare::link::Target;
 use crate::prepare::root::Root;
 use crate::prepare::scripts::{self, Hook};
-use crate::prepare::{kerndat, leftovers, limits, survey};
+use crate::prepare::{kerndat, leftovers, limits, losses, survey};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{ProcfsError, stat, status, timers};
 use crate::refusal::{Findings, Loss};
 use crate::report::{DumpStats, Outcome, Report, RoundReport};
 use crate::step::{Step, Steps};
+use crate::task::aio::{self, Rings};
 use crate::task::asked::{self, TaskSays, ThreadSays};
 use crate::task::files::{self, Descriptor, FileTable};
 use crate::task::shmem::{self, Segment};
 use crate::task::threads::{self, Thread};
+use crate::task::vmas::Guards;
 use crate::task::{self, mm, settings, vmas};
 
 /// Dumps the process: rounds while it runs if asked for, one freeze, everything else, the hand-over.
@@ -95,6 +97,9 @@ struct Host {
     target: Target,
     origin: Origin,
     cgroup: String,
+    /// The CRIU that will restore, if it is known.
+    criu: Option<CriuVersion>,
+    /// What a restore drops, as it was seen before the freeze.
     losses: Vec<Loss>,
     stats: DumpStats,
 }
@@ -116,15 +121,21 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::VdsoInit, || survey::mappings(&root, &seen.vmas, &mut findings))?;
     steps.run(Step::CgroupProps, || survey::one_cgroup(&root, &mut findings))?;
     let cgroup = steps.run(Step::CgroupInfo, || root.cgroup())?;
-    let losses = survey::verdict(findings, options.strict)?;
+    survey::memory(root.pid, &seen.vmas, &mut findings)?;
+    losses::of_placement(root.pid, &mut findings);
+    let mut losses = survey::verdict(findings, options.strict)?;
     let inventory = steps.run(Step::PrepareInventory, || Inventory::prepare(plugins))?;
     steps.run(Step::CpuInfo, || layout.warn_of_unknown())?;
     let target = steps.run(Step::Connect, || Target::open(options, &root))?;
+    let criu = options.criu_version.or_else(|| target.criu_version());
+    let mut findings = Findings::default();
+    seen.guards.losses(root.pid, criu, &mut findings);
+    losses.extend(survey::verdict(findings, options.strict)?);
     if options.no_kill_first && target.is_same_machine() && file_locks::any(&seen.descriptors) {
         return Err(handover::refuse_kill_first(root.pid));
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
-    Ok(Host { _claim: claim, root, layout, inventory, target, origin, cgroup, losses, stats })
+    Ok(Host { _claim: claim, root, layout, inventory, target, origin, cgroup, criu, losses, stats })
 }
 
 fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
@@ -197,6 +208,7 @@ struct Dumped<'a> {
     listed: Listed,
     sent: SentPages,
     segments: Vec<Segment>,
+    rings: Rings,
     shared: SentPages,
     state: State,
     memdump: Duration,
@@ -218,6 +230,7 @@ fn dump_task<'a>(
     let flags = FlagsReader::start(host.root.pid);
     let listed = rounds::list_last(&host.root, rounds, options.alive_set)?;
     survey::late_mappings(&host.root, &listed.vmas)?;
+    let rings = Rings::read(host.root.pid, &listed.vmas)?;
     let segments = shmem::collect(host.root.pid, &listed.vmas, &collected.descriptors)?;
     let plan = rounds.final_plan(&listed, shmem::plans(&segments, PAGES_ID + 1)?);
     let mut images =
@@ -226,7 +239,8 @@ fn dump_task<'a>(
     let (sent, state) = std::thread::scope(|scope| {
         let (plan, sink) = (images.plan(), images.sink());
         let pages = scope.spawn(move || source.send_all(plan, sink));
-        let state = flags.join().and_then(|flagged| task_state(host, stopped, &says, flagged, &collected));
+        let state =
+            flags.join().and_then(|flagged| task_state(options, host, stopped, &says, flagged, &collected));
         (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
     });
     let (state, sent) = (state?, sent?); // a mapping that cannot be dumped is a better reason than a page of it
@@ -237,7 +251,7 @@ fn dump_task<'a>(
     }
     rounds.read_latency_us += &sent.read_latency_us;
     rounds.read_latency_us += &shared.read_latency_us;
-    Ok(Dumped { images, collected, listed, sent, segments, shared, state, memdump: begun.elapsed() })
+    Ok(Dumped { images, collected, listed, sent, segments, rings, shared, state, memdump: begun.elapsed() })
 }
 
 /// Reads the mappings with their VmFlags while the pages are listed and sent: that walks all page tables.
@@ -309,9 +323,11 @@ struct State {
     images: Vec<(String, Bytes)>,
     table: FileTable,
     threads: Vec<Thread>,
+    losses: Vec<Loss>,
 }
 
 fn task_state(
+    options: &Options,
     host: &Host,
     stopped: &Stopped,
     says: &Says,
@@ -322,7 +338,9 @@ fn task_state(
     let pid = root.pid;
     let stat = stat::read(pid)?;
     let mut table = FileTable::default();
-    let vmas = vmas::entries(pid, &flagged, &mut table)?;
+    let guards = Guards::look(pid, &flagged)?;
+    let losses = late_losses(options, host, &flagged, &guards)?;
+    let mut vmas = vmas::entries(pid, &flagged, &mut table)?;
     let fdinfo = files::dump(pid, &collected.descriptors, &mut table)?;
     let mut threads = Vec::with_capacity(frozen.threads().len());
     for (thread, says) in frozen.threads().iter().zip(&says.threads) {
@@ -333,7 +351,8 @@ fn task_state(
     let stopped_by = frozen.stopped_by().map(|signal| signal as u32);
     let of_task = task::task_core(pid, &stat, &says.task, frozen.leader().sigmask, stopped_by)?;
     threads[0].core.tc = Some(of_task);
-    let mm = mm::entry(pid, &stat, &says.task, vmas, &mut table)?;
+    vmas.extend(guards.entries(host.criu)); // behind all mappings, also those that lie above them
+    let mm = mm::entry(pid, &stat, &says.task, vmas, aio::entries(&flagged), &mut table)?;
     let fs = task::fs(pid, &mut table)?;
     let inside = u64::from(root.inside);
     let mut images = Vec::new();
@@ -348,7 +367,20 @@ fn task_state(
         descriptors.push(entry);
     }
     images.push((ImageKind::Fdinfo.file_name(u64::from(ids::TASK_FILES_ID)), descriptors.finish()?));
-    Ok(State { vmas: flagged, images, table, threads })
+    Ok(State { vmas: flagged, images, table, threads, losses })
+}
+
+/// What a restore drops of the stopped process's memory and was not known before.
+fn late_losses(
+    options: &Options,
+    host: &Host,
+    flagged: &[Vma],
+    guards: &Guards,
+) -> Result<Vec<Loss>, DumpError> {
+    let mut late = Findings::default();
+    survey::memory(host.root.pid, flagged, &mut late)?;
+    guards.losses(host.root.pid, host.criu, &mut late);
+    survey::late_verdict(late, &host.losses, options.strict)
 }
 
 fn single(kind: ImageKind, id: u64, record: &impl prost::Message) -> Result<(String, Bytes), DumpError> {
@@ -373,7 +405,7 @@ fn finish(
     dumped: Dumped<'_>,
     steps: &mut Steps,
 ) -> Result<SealedSet, DumpError> {
-    let Dumped { mut images, collected, listed, sent, segments, shared, state, memdump } = dumped;
+    let Dumped { mut images, collected, listed, sent, segments, rings, shared, state, memdump } = dumped;
     let (root, descriptors) = (&host.root, &collected.descriptors);
     let status = status::read(root.pid)?;
     steps.run(Step::DeadPidConflict, || finish::dead_pids(root.pid, descriptors))?;
@@ -402,6 +434,7 @@ fn finish(
     (stats.freezing, stats.memdump) = (stopped.freezing, memdump);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     images.put(stats.image()?)?;
+    rings.stood_still(root.pid)?;
     steps.run(Step::WriteInventory, || images.put(host.inventory.complete()?))?;
     let restore_options = images.restore_options().to_vec();
     let round = images.plan().round;
@@ -412,7 +445,7 @@ fn finish(
     let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us)
         .with_shared(shared.data_pages, shared.zero_pages);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
-    let losses = collected.losses;
+    let losses = collected.losses.into_iter().chain(state.losses).collect();
     Ok(SealedSet { stats, report: Some(report), restore_options, has_locks, losses })
 }
 

@@ -1,6 +1,8 @@
 //! What a dump or migration was asked to do, after the command line was checked.
 
+use std::fmt;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use nix::unistd::Pid;
@@ -50,6 +52,42 @@ pub struct RoundLimits {
     pub downtime_target: Duration,
 }
 
+/// A release of CRIU, as far as images depend on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CriuVersion {
+    /// The first number.
+    pub major: u32,
+    /// The second number.
+    pub minor: u32,
+}
+
+impl CriuVersion {
+    /// Whether its restore knows guard regions: from 4.2 on.
+    pub fn restores_guards(self) -> bool {
+        self >= CriuVersion { major: 4, minor: 2 }
+    }
+}
+
+impl FromStr for CriuVersion {
+    type Err = String;
+
+    /// `4.2`, or with anything behind it, as `criu --version` says it: `4.2.1`.
+    fn from_str(text: &str) -> Result<CriuVersion, String> {
+        let mut parts = text.splitn(3, '.').map(str::parse);
+        match (parts.next(), parts.next()) {
+            (Some(Ok(major)), Some(Ok(minor))) if major >= 4 => Ok(CriuVersion { major, minor }),
+            (Some(Ok(_)), Some(Ok(_))) => Err(format!("CRIU {text} does not restore what godwit writes")),
+            _ => Err(format!("{text:?} is not a version such as 4.2")),
+        }
+    }
+}
+
+impl fmt::Display for CriuVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
 /// One dump or migration.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -75,6 +113,8 @@ pub struct Options {
     pub freeze_timeout: Duration,
     /// Programs to run at the named points of a dump, in order.
     pub action_scripts: Vec<PathBuf>,
+    /// The CRIU that will restore, where the user said so; else what the page server says, or any from 4.1 on.
+    pub criu_version: Option<CriuVersion>,
     /// Threads that read pages, at least 1.
     pub readers: usize,
     /// Take the alive set at the last freeze. Only a test turns it off, to see pages go wrong.
@@ -97,4 +137,19 @@ pub enum RestorePidns {
     New,
     /// The server's own.
     Host,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_criu_version_is_two_numbers_and_whatever_follows() {
+        let version = |text: &str| text.parse::<CriuVersion>();
+        assert_eq!(version("4.2").unwrap(), CriuVersion { major: 4, minor: 2 });
+        assert_eq!(version("4.1.1").unwrap().to_string(), "4.1");
+        assert!(version("4.2.1").unwrap().restores_guards() && version("5.0").unwrap().restores_guards());
+        assert!(!version("4.1.1").unwrap().restores_guards());
+        assert!(["", "4", "x.2", "4.x", "3.19"].iter().all(|text| version(text).is_err()));
+    }
 }

@@ -10,8 +10,8 @@ use nix::unistd::Pid;
 
 use super::converge::{self, Next};
 use super::pages::{self, PageSource, SentPages};
-use super::plan;
 use super::tracker::{Tracker, present};
+use super::{plan, whole};
 use crate::collect::images::{ImageSet, Origin};
 use crate::error::DumpError;
 use crate::interrupt;
@@ -152,7 +152,8 @@ pub struct Listed {
 /// Collects what was written since the base round and lists the next one.
 ///
 /// The tracker is asked before the pages are listed: a page that is written in between and was not there before is
-/// listed as new, one that was is in the next collection. Both are right.
+/// listed as new, one that was is in the next collection. Both are right. What is not tracked is listed only of a
+/// stopped process, and whole.
 ///
 /// # Errors
 /// When the mappings or the page tables cannot be read.
@@ -164,9 +165,15 @@ pub fn list(
 ) -> Result<Listed, DumpError> {
     let vmas = maps::read(root.pid)?;
     let dumpable = with_pages(root.pid, &vmas);
-    let dirty = tracker.collect(&dumpable, is_stopped)?;
+    let (tracked, whole) = whole::split(root.pid, dumpable.clone());
+    let mut dirty = tracker.collect(&tracked, is_stopped)?;
     fault::point("mid.rounds.collected")?;
-    let alive = present::alive(root.pid, &dumpable)?;
+    let mut listable = tracked;
+    if is_stopped {
+        dirty = whole::with_all_of(dirty, &whole);
+        listable = dumpable;
+    }
+    let alive = present::alive(root.pid, &listable)?;
     Ok(listed(root, plan::split(&alive, &dirty, base.map(|base| &base.covered)), vmas))
 }
 

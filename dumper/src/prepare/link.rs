@@ -11,7 +11,7 @@ use godwit_wire::session::Phase;
 
 use crate::error::DumpError;
 use crate::link::{Link, LinkError, LinkOptions, RemoteSink, SessionWish};
-use crate::options::{Destination, Options, RestorePidns};
+use crate::options::{CriuVersion, Destination, Options, RestorePidns};
 use crate::prepare::root::Root;
 use crate::procfs::stat;
 
@@ -86,6 +86,11 @@ impl Target {
             Target::Local { .. } => None,
             Target::Remote(sink) => Some(sink),
         }
+    }
+
+    /// The criu that the page server restores with, if it has one.
+    pub fn criu_version(&self) -> Option<CriuVersion> {
+        self.remote().and_then(|sink| sink.link().server().criu_version.parse().ok())
     }
 
     /// The session's name, or the directory.

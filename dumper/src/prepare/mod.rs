@@ -1,7 +1,7 @@
 //! Nothing has been touched yet: options, kernel, processor, the process as it looks from outside, the link.
 //!
 //! In the order of the steps: `limits`, `root`, `leftovers`, `scripts`, `kerndat`, `cpu`, `survey` (what could be refused),
-//! `inventory`, `link`, `alarm`.
+//! `losses` (what of its memory is not restored), `inventory`, `link`, `alarm`.
 
 pub mod alarm;
 pub mod cpu;
@@ -10,6 +10,7 @@ pub mod kerndat;
 pub mod leftovers;
 pub mod limits;
 pub mod link;
+pub mod losses;
 pub mod root;
 pub mod scripts;
 pub mod survey;

@@ -7,13 +7,13 @@ use nix::unistd::Pid;
 
 use crate::collect::{file_locks, lsm, namespaces, seccomp};
 use crate::error::DumpError;
-use crate::predump::rounds;
-use crate::predump::tracker::present;
+use crate::prepare::losses;
 use crate::prepare::root::Root;
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
 use crate::task::files::{self, Descriptor};
+use crate::task::vmas::Guards;
 use crate::task::{settings, shmem, special, vmas};
 
 /// What the process looks like from outside, before anything is touched.
@@ -23,6 +23,8 @@ pub struct Seen {
     pub descriptors: Vec<Descriptor>,
     /// Its mappings.
     pub vmas: Vec<Vma>,
+    /// Its guard regions.
+    pub guards: Guards,
 }
 
 /// Looks at everything, for `godwit doctor`.
@@ -35,6 +37,9 @@ pub fn survey(root: &Root) -> Result<Findings, DumpError> {
     descriptors(root, &seen.descriptors, &mut findings)?;
     mappings(root, &seen.vmas, &mut findings)?;
     one_cgroup(root, &mut findings)?;
+    memory(root.pid, &seen.vmas, &mut findings)?;
+    losses::of_placement(root.pid, &mut findings);
+    seen.guards.losses(root.pid, None, &mut findings);
     Ok(findings)
 }
 
@@ -43,26 +48,26 @@ pub fn survey(root: &Root) -> Result<Findings, DumpError> {
 /// # Errors
 /// As [`survey`].
 pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
-    let seen =
-        Seen { descriptors: files::open_all(root.pid, &root.pidfd)?, vmas: maps::read_with_flags(root.pid)? };
+    let vmas = maps::read_with_flags(root.pid)?;
+    let guards = Guards::look(root.pid, &vmas)?;
+    let seen = Seen { descriptors: files::open_all(root.pid, &root.pidfd)?, vmas, guards };
     file_locks::check_mapped(root.pid, &seen.descriptors, &seen.vmas, findings);
     shmem::sharers(root.pid, &seen.vmas, &seen.descriptors, findings);
     process(root.pid, findings)?;
-    guards(root.pid, &seen.vmas, findings)?;
     seccomp(root.pid, findings)?;
     lsm(root.pid, findings)?;
     namespaces::check(root.pid, findings)?;
     Ok(seen)
 }
 
-/// Guard regions (MADV_GUARD_INSTALL): memory that ends the program which touches it, until it is restored.
-fn guards(pid: Pid, vmas: &[Vma], findings: &mut Findings) -> Result<(), DumpError> {
-    let pages: u64 =
-        present::guards(pid, &rounds::with_pages(pid, vmas))?.iter().map(|run| run.nr_pages).sum();
-    if pages > 0 {
-        findings.lose(Subject::Process(pid), format!("its {pages} guard pages become ordinary memory"));
-    }
-    Ok(())
+/// What a restore drops of the memory, but for guard regions, where that depends on who restores. The mappings must
+/// have their VmFlags.
+///
+/// # Errors
+/// When `/proc` does not tell.
+pub fn memory(pid: Pid, vmas: &[Vma], findings: &mut Findings) -> Result<(), DumpError> {
+    losses::of_mappings(pid, vmas, findings);
+    Ok(losses::of_address_space(pid, findings)?)
 }
 
 /// Ends the look before the freeze: refusals are errors, and so are losses and risks when `strict`. Risks are

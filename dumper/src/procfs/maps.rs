@@ -17,7 +17,8 @@ pub struct VmFlags(Vec<[u8; 2]>);
 impl VmFlags {
     /// Whether `code` is set: `gd` grows down, `ht` hugetlb, `io`, `pf`, `lo` locked, `nr` noreserve, `dc` dontcopy,
     /// `dd` dontdump, `wf` wipeonfork, `hg`/`nh` huge pages wanted or not, `mg` mergeable, `sd` soft-dirty,
-    /// `uw` write-protected by userfaultfd, `um` missing, `ui` minor, `ss` shadow stack, `dp` droppable, `sl` sealed.
+    /// `uw` write-protected by userfaultfd, `um` missing, `ui` minor, `ss` shadow stack, `dp` droppable, `sl` sealed,
+    /// `lf` locked as pages come, `gu` may hold guards, `sf` MAP_SYNC.
     pub fn has(&self, code: &[u8; 2]) -> bool {
         self.0.contains(code)
     }
@@ -57,6 +58,8 @@ pub struct Vma {
     pub vm_flags: Option<VmFlags>,
     /// `KernelPageSize` in bytes, above 4096 for hugetlb; only from smaps, else 4096.
     pub page_size_bytes: u64,
+    /// `ProtectionKey`, 0 to 15 (man 7 pkeys); only from smaps of a processor that has them, else 0.
+    pub protection_key: u32,
 }
 
 impl Vma {
@@ -93,6 +96,11 @@ impl Vma {
     /// The data beside the vDSO, in one or more mappings.
     pub fn is_vvar(&self) -> bool {
         !self.has_file() && self.path.starts_with(b"[vvar")
+    }
+
+    /// A ring of `io_setup` (fs/aio.c).
+    pub fn is_aio_ring(&self) -> bool {
+        self.has_file() && self.path.starts_with(b"/[aio]")
     }
 
     /// Whether the name ends in ` (deleted)`. It may be part of the name: the link in map_files decides.
@@ -135,6 +143,10 @@ pub fn parse(text: &[u8]) -> Result<Vec<Vma>, ParseError> {
                 let kib = unsigned(words(value).next().unwrap_or_default(), 10, "KernelPageSize")?;
                 vma.page_size_bytes =
                     kib.checked_mul(1024).ok_or_else(|| ParseError::new("KernelPageSize", value))?;
+            }
+            b"ProtectionKey" => {
+                let word = words(value).next().unwrap_or_default();
+                vma.protection_key = unsigned32(word, 10, "ProtectionKey")?;
             }
             _ => {}
         }
@@ -184,6 +196,7 @@ fn parse_header(line: &[u8]) -> Result<Vma, ParseError> {
         path: unescape_newlines(path),
         vm_flags: None,
         page_size_bytes: 4096,
+        protection_key: 0,
     })
 }
 

@@ -27,6 +27,17 @@ impl Mapping {
         Ok(mapping)
     }
 
+    /// Makes pages guards (MADV_GUARD_INSTALL, Linux 6.13): [`Mapping::bytes`] must not be used for them any more.
+    #[cfg(test)]
+    pub fn guard(&self, first_page: usize, pages: usize) -> nix::Result<()> {
+        const MADV_GUARD_INSTALL: libc::c_int = 102;
+        let (from, len) = (first_page * 4096, pages * 4096);
+        assert!(from + len <= self.len);
+        // SAFETY: the range is ours; its content goes away, and a touch of it would be a fault.
+        let done = unsafe { libc::madvise(self.at.as_ptr().byte_add(from), len, MADV_GUARD_INSTALL) };
+        Errno::result(done).map(drop)
+    }
+
     /// First address.
     pub fn addr(&self) -> u64 {
         self.at.as_ptr() as u64

@@ -2,7 +2,7 @@
 
 use nix::unistd::Pid;
 
-use godwit_wire::image::mm::MmEntry;
+use godwit_wire::image::mm::{AioRingEntry, MmEntry};
 use godwit_wire::image::vma::VmaEntry;
 
 use super::asked::TaskSays;
@@ -26,6 +26,7 @@ pub fn entry(
     stat: &Stat,
     says: &TaskSays,
     vmas: Vec<VmaEntry>,
+    aios: Vec<AioRingEntry>,
     table: &mut FileTable,
 ) -> Result<MmEntry, DumpError> {
     Ok(MmEntry {
@@ -41,22 +42,29 @@ pub fn entry(
         mm_env_start: stat.env_start,
         mm_env_end: stat.env_end,
         exe_file_id: special::file(pid, "exe", table)?,
-        mm_saved_auxv: saved_auxv(pid, auxv::read(pid)?),
+        mm_saved_auxv: saved_auxv(auxv::read(pid)?),
         vmas,
         dumpable: Some(says.dumpable),
-        aios: Vec::new(),
+        aios,
         thp_disabled: Some(says.thp_disabled),
     })
 }
 
 /// The auxiliary vector without its end mark, which the kernel sets anew, in as many words as restore takes.
-fn saved_auxv(pid: Pid, mut words: Vec<u64>) -> Vec<u64> {
+fn saved_auxv(words: Vec<u64>) -> Vec<u64> {
+    let mut words = without_end(words);
+    words.truncate(AUXV_WORDS_MAX);
+    words
+}
+
+/// How many words at the end of an auxiliary vector are not restored, if any.
+pub fn auxv_words_lost(words: &[u64]) -> Option<usize> {
+    without_end(words.to_vec()).len().checked_sub(AUXV_WORDS_MAX).filter(|lost| *lost > 0)
+}
+
+fn without_end(mut words: Vec<u64>) -> Vec<u64> {
     while let [.., 0, _] = words.as_slice() {
         words.truncate(words.len() - 2);
-    }
-    if words.len() > AUXV_WORDS_MAX {
-        tracing::warn!(%pid, words = words.len(), "the auxiliary vector is longer than CRIU restores; its end is lost");
-        words.truncate(AUXV_WORDS_MAX);
     }
     words
 }
@@ -67,9 +75,11 @@ mod tests {
 
     #[test]
     fn the_end_mark_is_left_out_and_a_long_vector_is_cut() {
-        let this = Pid::this();
-        assert_eq!(saved_auxv(this, vec![33, 5, 16, 0, 0, 0, 0, 0]), [33, 5, 16, 0]);
-        assert_eq!(saved_auxv(this, vec![7; 60]).len(), AUXV_WORDS_MAX);
-        assert!(saved_auxv(this, Vec::new()).is_empty());
+        assert_eq!(saved_auxv(vec![33, 5, 16, 0, 0, 0, 0, 0]), [33, 5, 16, 0]);
+        assert_eq!(saved_auxv(vec![7; 60]).len(), AUXV_WORDS_MAX);
+        assert!(saved_auxv(Vec::new()).is_empty());
+        let with_end = |words: usize| [vec![7; words], vec![0, 0]].concat();
+        assert_eq!(auxv_words_lost(&with_end(46)), Some(2));
+        assert_eq!(auxv_words_lost(&with_end(44)), None);
     }
 }

@@ -1,9 +1,10 @@
 //! One task, whole: what `criu dump` writes for it, in CRIU's order.
 //!
-//! In reading order: `vmas` (memory map), `special` (executable and directories), `files` (descriptors),
+//! In reading order: `vmas` (memory map), `aio` (rings of io_setup), `special` (executable and directories), `files` (descriptors),
 //! `asked` (what only the task can say), `signals`, `core` (registers), `creds`, `threads` (a thread's record),
 //! `mm` (address space), `shmem` (shared memory segments), `settings` (what no image holds).
 
+pub mod aio;
 pub mod asked;
 pub mod core;
 pub mod creds;

@@ -142,6 +142,9 @@ pub struct Asked {
     pub has_keyring: bool,
 }
 
+/// What is lost of a process that made `PR_SET_MEMORY_MERGE`.
+pub const MERGING_LOST: &str = "its wish to have all new memory merged (PR_SET_MEMORY_MERGE) is not restored; what it has now stays mergeable";
+
 /// `PR_TSC_SIGSEGV` (include/uapi/linux/prctl.h).
 const TSC_SIGSEGV: u32 = 2;
 /// `PR_THP_DISABLE_EXCEPT_ADVISED` (include/uapi/linux/prctl.h, Linux 6.18).
@@ -160,7 +163,7 @@ pub fn of_asked(pid: Pid, asked: &Asked, is_strict: bool, findings: &mut Finding
         lose("its ban on memory that becomes executable (PR_SET_MDWE) is not restored");
     }
     if asked.memory_merge == Some(1) {
-        lose("its wish to have all new memory merged (PR_SET_MEMORY_MERGE) is not restored");
+        lose(MERGING_LOST);
     }
     if asked.thp_disable & THP_EXCEPT_ADVISED != 0 {
         lose("transparent huge pages will be off for memory that asks for them too (PR_SET_THP_DISABLE)");

@@ -40,7 +40,7 @@ pub enum Which {
     /// Of those, the ones that are soft-dirty.
     SoftDirty,
     /// Guards (MADV_GUARD_INSTALL): they look swapped and can be neither read nor written. Linux 6.13 and 6.14 have
-    /// them and do not say so.
+    /// them without a category of their own; there the marker in the page table tells them.
     Guards,
 }
 
@@ -65,7 +65,7 @@ impl PageTables {
         Ok(PageTables { pid, pagemap, scans: true, guard: category::GUARD })
     }
 
-    /// The pages asked for, sorted, of mappings in order of address. All pages of the vDSO are alive.
+    /// The pages asked for, sorted, of mappings in order of address. All pages of the vDSO and of AIO rings are alive.
     ///
     /// # Errors
     /// When the page tables cannot be read.
@@ -74,7 +74,7 @@ impl PageTables {
         // One for all: a process may have tens of thousands of mappings.
         let mut regions = vec![Region::default(); REGIONS];
         for vma in vmas {
-            if vma.is_vdso() {
+            if vma.is_vdso() || vma.is_aio_ring() {
                 if which == Which::Alive {
                     push(&mut runs, vma.range());
                 }
@@ -125,7 +125,7 @@ impl PageTables {
             Which::SoftDirty => {
                 Masks { inverted: clean, all: clean | category::SOFT_DIRTY, any: there, returned: there }
             }
-            Which::Guards if self.guard == 0 => return Ok(()),
+            Which::Guards if self.guard == 0 => Masks { inverted: 0, all: 0, any: there, returned: there },
             Which::Guards => Masks { inverted: 0, all: self.guard, any: 0, returned: self.guard },
         };
         let mut at = vma.start;
@@ -133,29 +133,60 @@ impl PageTables {
             let (count, end) = pagemap_scan::scan(self.pagemap.as_fd(), &(at..vma.end), 0, &masks, regions)
                 .map_err(|source| self.failed("PAGEMAP_SCAN", vma, source))?;
             for region in &regions[..count] {
-                push(runs, region.start..region.end);
+                let may_be_guards = self.guard == 0 && region.categories & category::PRESENT == 0;
+                if may_be_guards {
+                    self.part_guards(which, vma, region, runs)?;
+                } else if which != Which::Guards || self.guard != 0 {
+                    push(runs, region.start..region.end);
+                }
             }
             at = end.max(at + PAGE_SIZE);
         }
         Ok(())
     }
 
+    /// Pages that look swapped on a kernel without a category for guards: those that are guards, or those that are not.
+    fn part_guards(
+        &self,
+        which: Which,
+        vma: &Vma,
+        region: &Region,
+        runs: &mut Vec<PageRun>,
+    ) -> Result<(), TrackerError> {
+        self.words(vma, region.start..region.end, |at, word| {
+            if is_guard_marker(word) == (which == Which::Guards) {
+                push(runs, at..at + PAGE_SIZE);
+            }
+        })
+    }
+
     /// The older way. It cannot tell the zero page, which is then sent as a page of zeros.
     fn read(&self, which: Which, vma: &Vma, runs: &mut Vec<PageRun>) -> Result<(), TrackerError> {
-        let mut bytes = vec![0u8; ((vma.len_bytes() / PAGE_SIZE) as usize).min(WORDS) * 8];
-        let mut at = vma.start;
-        while at < vma.end {
-            let words = (((vma.end - at) / PAGE_SIZE) as usize).min(WORDS);
+        self.words(vma, vma.range(), |at, word| {
+            if is_wanted(which, word) {
+                push(runs, at..at + PAGE_SIZE);
+            }
+        })
+    }
+
+    /// Goes through the pagemap's words for a range of a mapping: each page's address and word.
+    fn words(
+        &self,
+        vma: &Vma,
+        range: Range<u64>,
+        mut each: impl FnMut(u64, u64),
+    ) -> Result<(), TrackerError> {
+        let mut bytes = vec![0u8; (((range.end - range.start) / PAGE_SIZE) as usize).min(WORDS) * 8];
+        let mut at = range.start;
+        while at < range.end {
+            let words = (((range.end - at) / PAGE_SIZE) as usize).min(WORDS);
             let chunk = &mut bytes[..words * 8];
             self.pagemap.read_exact_at(chunk, at / PAGE_SIZE * 8).map_err(|error| {
                 let errno = Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO));
                 self.failed("reading the pagemap", vma, errno)
             })?;
-            for word in chunk.chunks_exact(8) {
-                let word = word.iter().rev().fold(0u64, |word, byte| word << 8 | u64::from(*byte));
-                if is_wanted(which, word) {
-                    push(runs, at..at + PAGE_SIZE);
-                }
+            for word in chunk.as_chunks::<8>().0 {
+                each(at, u64::from_le_bytes(*word));
                 at += PAGE_SIZE;
             }
         }
@@ -165,6 +196,14 @@ impl PageTables {
     fn failed(&self, what: &'static str, vma: &Vma, source: Errno) -> TrackerError {
         TrackerError::Scan { pid: self.pid, what, start: vma.start, end: vma.end, source }
     }
+}
+
+/// Whether a word of the pagemap, of a page that looks swapped, is that of a guard: a marker (swap type 31, the last)
+/// with the bit that says guard (include/linux/swapops.h, PTE_MARKER_GUARD; Linux 6.13). Only CAP_SYS_ADMIN is shown it.
+fn is_guard_marker(word: u64) -> bool {
+    const TYPE: u64 = 0x1f;
+    const GUARD: u64 = 1 << 2;
+    word & (bit::PRESENT | bit::SWAPPED) == bit::SWAPPED && word & TYPE == TYPE && word >> 5 & GUARD != 0
 }
 
 fn is_wanted(which: Which, word: u64) -> bool {
@@ -215,4 +254,40 @@ pub(super) fn join(runs: &mut Vec<PageRun>, range: Range<u64>) {
 /// When the file cannot be written.
 pub fn clear_soft_dirty(pid: Pid) -> io::Result<()> {
     std::fs::write(format!("/proc/{pid}/clear_refs"), "4")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::maps;
+    use crate::sys::memory::Mapping;
+
+    /// Kernels before 6.13 refuse the advice.
+    fn with_guards() -> Option<Mapping> {
+        let mut memory = Mapping::anonymous(16 * PAGE_SIZE as usize).unwrap();
+        (0..8).for_each(|page| memory.bytes()[page * PAGE_SIZE as usize] = 1);
+        let installed = memory.guard(2, 3).and_then(|()| memory.guard(12, 1));
+        installed.is_ok().then_some(memory)
+    }
+
+    #[test]
+    fn guards_are_found_with_a_category_and_by_their_marker() {
+        let Some(memory) = with_guards() else { return };
+        let vmas = maps::read(Pid::this()).unwrap();
+        let mut here = vmas.into_iter().find(|vma| vma.range().contains(&memory.addr())).unwrap();
+        (here.start, here.end) = (memory.addr(), memory.addr() + 16 * PAGE_SIZE);
+        let mut tables = PageTables::open(Pid::this()).unwrap();
+        let mut forced = PageTables::open(Pid::this()).unwrap();
+        forced.guard = 0;
+        let run = |page: u64, nr_pages| PageRun {
+            vaddr: here.start + page * PAGE_SIZE,
+            nr_pages,
+            flags: PE_PRESENT,
+        };
+        for tables in [&mut tables, &mut forced] {
+            let mut pages = |which| tables.pages(which, std::slice::from_ref(&here)).unwrap();
+            assert_eq!(pages(Which::Guards), [run(2, 3), run(12, 1)]);
+            assert_eq!(pages(Which::Alive), [run(0, 2), run(5, 3)]);
+        }
+    }
 }

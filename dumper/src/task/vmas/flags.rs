@@ -4,7 +4,7 @@ use super::kind::Kind;
 use crate::procfs::maps::Vma;
 
 /// Status bits of a mapping (criu/include/image.h).
-mod status {
+pub(super) mod status {
     pub const REGULAR: u32 = 1;
     pub const VSYSCALL: u32 = 1 << 2;
     pub const VDSO: u32 = 1 << 3;
@@ -13,16 +13,23 @@ mod status {
     pub const FILE_SHARED: u32 = 1 << 7;
     pub const ANON_PRIVATE: u32 = 1 << 9;
     pub const VVAR: u32 = 1 << 12;
+    pub const AIO_RING: u32 = 1 << 13;
     pub const MEMFD: u32 = 1 << 14;
+    pub const GUARD: u32 = 1 << 16;
 }
 
 const MAP_SHARED: u32 = libc::MAP_SHARED as u32;
 const MAP_PRIVATE: u32 = libc::MAP_PRIVATE as u32;
 const MAP_ANONYMOUS: u32 = libc::MAP_ANONYMOUS as u32;
+/// Stands in the place of `MAP_PRIVATE` (include/uapi/linux/mman.h, Linux 6.11).
+const MAP_DROPPABLE: u32 = 8;
+/// Where `mmap` flags have the size of huge pages, as its logarithm (include/uapi/asm-generic/hugetlb_encode.h).
+const MAP_HUGE_SHIFT: u32 = 26;
 
 /// `VmFlags` that are flags of `mmap` (fs/proc/task_mmu.c, show_smap_vma_flags).
-const MMAP_FLAGS: [(&[u8; 2], u32); 3] = [
+const MMAP_FLAGS: [(&[u8; 2], u32); 4] = [
     (b"gd", libc::MAP_GROWSDOWN as u32),
+    (b"ht", libc::MAP_HUGETLB as u32),
     (b"lo", libc::MAP_LOCKED as u32),
     (b"nr", libc::MAP_NORESERVE as u32),
 ];
@@ -45,15 +52,31 @@ pub(super) fn of_kind(kind: Kind, vma: &Vma) -> (u32, u32) {
         Kind::Anonymous if vma.path == b"[heap]" => {
             (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::HEAP | status::ANON_PRIVATE)
         }
+        Kind::Anonymous if vma.has_flag(b"dp") => {
+            (MAP_DROPPABLE | MAP_ANONYMOUS, status::REGULAR | status::ANON_PRIVATE)
+        }
+        Kind::HugeAnonymous => {
+            (MAP_PRIVATE | MAP_ANONYMOUS | huge_size(vma), status::REGULAR | status::ANON_PRIVATE)
+        }
+        Kind::AioRing => (MAP_SHARED, status::AIO_RING),
         Kind::Anonymous => (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::ANON_PRIVATE),
         Kind::FilePrivate => (MAP_PRIVATE, status::REGULAR | status::FILE_PRIVATE),
         Kind::FileShared => (MAP_SHARED, status::REGULAR | status::FILE_SHARED),
-        Kind::MemoryPrivate => (MAP_PRIVATE, status::REGULAR | status::MEMFD | status::FILE_PRIVATE),
-        Kind::MemoryShared => (MAP_SHARED, status::REGULAR | status::MEMFD | status::FILE_SHARED),
+        Kind::MemoryPrivate => {
+            (MAP_PRIVATE | huge_size(vma), status::REGULAR | status::MEMFD | status::FILE_PRIVATE)
+        }
+        Kind::MemoryShared => {
+            (MAP_SHARED | huge_size(vma), status::REGULAR | status::MEMFD | status::FILE_SHARED)
+        }
         Kind::Vdso => (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::VDSO | status::ANON_PRIVATE),
         Kind::Vvar => (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::VVAR | status::ANON_PRIVATE),
         Kind::Vsyscall => (MAP_PRIVATE | MAP_ANONYMOUS, status::VSYSCALL | status::ANON_PRIVATE),
     }
+}
+
+/// The size of a mapping's huge pages, as `mmap` takes it; 0 where they are not of hugetlb.
+fn huge_size(vma: &Vma) -> u32 {
+    if vma.has_flag(b"ht") { vma.page_size_bytes.trailing_zeros() << MAP_HUGE_SHIFT } else { 0 }
 }
 
 /// `mmap` flags that `VmFlags` tells of.

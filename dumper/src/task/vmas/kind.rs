@@ -13,6 +13,10 @@ use crate::task::files::memfd;
 pub enum Kind {
     /// Private anonymous memory: heap, stack, and all else without a file.
     Anonymous,
+    /// Private memory of huge pages that were reserved for it (`MAP_HUGETLB`): the kernel keeps a file for it.
+    HugeAnonymous,
+    /// A ring of `io_setup`: the kernel writes to it past any tracker, so all its pages are dumped.
+    AioRing,
     /// A private mapping of a file: its changed pages are dumped.
     FilePrivate,
     /// A shared mapping of a file: no page is dumped, the file is the memory.
@@ -32,7 +36,15 @@ pub enum Kind {
 impl Kind {
     /// Whether the mapping's pages belong into the page list.
     pub fn has_pages(self) -> bool {
-        matches!(self, Kind::Anonymous | Kind::FilePrivate | Kind::MemoryPrivate | Kind::Vdso)
+        match self {
+            Kind::Anonymous
+            | Kind::HugeAnonymous
+            | Kind::AioRing
+            | Kind::FilePrivate
+            | Kind::MemoryPrivate
+            | Kind::Vdso => true,
+            Kind::FileShared | Kind::MemoryShared | Kind::Vvar | Kind::Vsyscall => false,
+        }
     }
 }
 
@@ -43,12 +55,16 @@ pub fn classify(pid: Pid, vma: &Vma, findings: &mut Findings) -> Option<Kind> {
         "[vdso]" => return Some(Kind::Vdso),
         "[vvar]" | "[vvar_vclock]" => return Some(Kind::Vvar),
         "[vsyscall]" => return Some(Kind::Vsyscall),
+        _ if vma.is_aio_ring() => return Some(Kind::AioRing),
         _ => {}
     }
     let refusal = refusal_of(vma, &name);
     if let Some((why, way_out)) = refusal {
         findings.refuse(subject(pid, vma), why, way_out);
         return None;
+    }
+    if is_huge_anonymous(vma) {
+        return Some(Kind::HugeAnonymous);
     }
     Some(match (is_memory_file(vma), vma.inode, vma.shared) {
         (true, _, false) => Kind::MemoryPrivate,
@@ -57,6 +73,15 @@ pub fn classify(pid: Pid, vma: &Vma, findings: &mut Findings) -> Option<Kind> {
         (false, _, false) => Kind::FilePrivate,
         (false, _, true) => Kind::FileShared,
     })
+}
+
+/// Whether the mapping is private memory of huge pages without a file of the user's (fs/hugetlbfs/inode.c,
+/// hugetlb_file_setup). A file may bear that name too, but only such memory has the flag, where flags were read.
+fn is_huge_anonymous(vma: &Vma) -> bool {
+    !vma.shared
+        && vma.has_file()
+        && vma.path.starts_with(b"/anon_hugepage")
+        && (vma.vm_flags.is_none() || vma.has_flag(b"ht"))
 }
 
 /// Whether a memory file stands behind the mapping: a memfd, or shared anonymous memory.
@@ -71,17 +96,16 @@ fn refusal_of(vma: &Vma, name: &str) -> Option<(&'static str, &'static str)> {
     let has = |flag: &[u8; 2]| vma.has_flag(flag);
     Some(match name {
         "[uprobes]" => ("a probe is set on the program", "remove the probe (perf, bpftrace)"),
-        _ if has(b"ht") => ("huge pages of hugetlbfs are not dumped", unmap),
         _ if has(b"ss") => ("a shadow stack is not dumped", "run the program without shadow stacks"),
-        _ if has(b"dp") => ("a droppable mapping (MAP_DROPPABLE) is not dumped", unmap),
+        _ if has(b"um") || has(b"ui") => (
+            "its pages are filled by userfaultfd when they are touched, and the descriptor does not go along",
+            "let the program that fills them end first",
+        ),
         _ if name.starts_with("/SYSV") => (
             "System V shared memory lives in an IPC namespace, and none is dumped",
             "let the program detach it",
         ),
         _ if name.starts_with("/secretmem") => ("secret memory (memfd_secret) cannot be read", unmap),
-        _ if name.starts_with("/[aio]") => {
-            ("an AIO ring is not dumped", "let the program end its AIO context")
-        }
         _ if name.starts_with("anon_inode:") => ("a mapped kernel object is not dumped", unmap),
         _ if vma.inode == 0 && vma.shared => ("it is shared, and has no file that could be read", unmap),
         _ if (has(b"io") || has(b"pf")) && !vma.shared => ("device memory cannot be dumped", unmap),

@@ -1,22 +1,25 @@
 //! The memory map of a task, as `mm-PID.img` lists it (images/vma.proto).
 //!
 //! In reading order: `kind` (what a mapping is, and what cannot be dumped), `flags` (the bits of its record),
-//! `file` (the file behind it).
+//! `file` (the file behind it), `guards` (regions that no page may come to).
 
 mod file;
 mod flags;
+mod guards;
 mod kind;
 
 use nix::unistd::Pid;
 
 use godwit_wire::image::vma::VmaEntry;
 
+use super::aio;
 use super::files::FileTable;
 use crate::error::DumpError;
 use crate::procfs::maps::Vma;
 use crate::refusal::{Findings, Subject};
 
 pub use file::map_file;
+pub use guards::Guards;
 pub use kind::{Kind, classify, is_memory_file};
 
 /// How findings name a mapping.
@@ -32,8 +35,10 @@ pub fn subject(pid: Pid, vma: &Vma) -> Subject {
 /// Checks every mapping; what cannot be dumped is refused by name. A deleted file may hold `ghost_limit` bytes.
 pub fn check_all(pid: Pid, vmas: &[Vma], ghost_limit: u64, findings: &mut Findings) {
     for vma in vmas {
-        if let Some(Kind::FilePrivate | Kind::FileShared) = classify(pid, vma, findings) {
-            file::check_file(pid, vma, ghost_limit, findings);
+        match classify(pid, vma, findings) {
+            Some(Kind::FilePrivate | Kind::FileShared) => file::check_file(pid, vma, ghost_limit, findings),
+            Some(Kind::AioRing) => aio::check(pid, vma, findings),
+            _ => {}
         }
     }
 }

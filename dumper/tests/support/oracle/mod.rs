@@ -32,8 +32,10 @@ pub fn ask(scene: &Scene, pid: i32) -> Result<Compared, String> {
         false => Err(format!("{who} does not dump it: {finished}")),
     };
     // Ours first: CRIU's blob dirties the text.
-    let args = ["dump", "--pid", &pid.to_string(), "--leave-stopped", "--images-dir"].map(str::to_owned);
-    let args: Vec<String> = args.into_iter().chain([ours.display().to_string()]).collect();
+    let options = ["--leave-stopped", "--criu-version", CriuVersion::V4_2.text(), "--images-dir"];
+    let mut args = vec!["dump".to_owned(), "--pid".to_owned(), pid.to_string()];
+    args.extend(options.map(str::to_owned));
+    args.push(ours.display().to_string());
     ok("godwit", crate::support::godwit(scene, &args))?;
     ok("CRIU", lab::criu_dump(CriuVersion::V4_2, pid, &theirs, &["--leave-stopped", "--file-locks"]))?;
     let compared = compare::compare(&Dir::read(&ours)?, &Dir::read(&theirs)?, pid);
