@@ -44,13 +44,22 @@ use crate::procfs::{ProcfsError, stat, status, timers};
 use crate::refusal::{Findings, Loss};
 use crate::report::{DumpStats, Outcome, Report, RoundReport};
 use crate::step::{Step, Steps};
+<<<<<<< Updated upstream
 use crate::task::aio::{self, Rings};
+=======
+use crate::sys::ptrace::SignalQueue;
+>>>>>>> Stashed changes
 use crate::task::asked::{self, TaskSays, ThreadSays};
 use crate::task::files::{self, Descriptor, FileTable};
+use crate::task::interrupted::Interrupted;
 use crate::task::shmem::{self, Segment};
 use crate::task::threads::{self, Thread};
+<<<<<<< Updated upstream
 use crate::task::vmas::Guards;
 use crate::task::{self, mm, settings, vmas};
+=======
+use crate::task::{self, mm, signals, vmas};
+>>>>>>> Stashed changes
 
 /// Dumps the process: rounds while it runs if asked for, one freeze, everything else, the hand-over.
 ///
@@ -342,14 +351,20 @@ fn task_state(
     let losses = late_losses(options, host, &flagged, &guards)?;
     let mut vmas = vmas::entries(pid, &flagged, &mut table)?;
     let fdinfo = files::dump(pid, &collected.descriptors, &mut table)?;
+    let pending = signals::pending(pid, SignalQueue::Shared)?;
+    let mut interrupted = Interrupted::new(&pending, &says.task.sigactions);
     let mut threads = Vec::with_capacity(frozen.threads().len());
     for (thread, says) in frozen.threads().iter().zip(&says.threads) {
+<<<<<<< Updated upstream
         let seccomp = collected.seccomp.of_thread(thread.tid);
         threads.push(threads::dump(pid, thread, says, &host.layout, seccomp)?);
+=======
+        threads.push(threads::dump(pid, thread, says, &host.layout, &mut interrupted)?);
+>>>>>>> Stashed changes
     }
     threads.sort_by_key(|thread| thread.inside != root.inside); // the leader first, the others as they came
     let stopped_by = frozen.stopped_by().map(|signal| signal as u32);
-    let of_task = task::task_core(pid, &stat, &says.task, frozen.leader().sigmask, stopped_by)?;
+    let of_task = task::task_core(pid, &stat, &says.task, frozen.leader().sigmask, stopped_by, pending)?;
     threads[0].core.tc = Some(of_task);
     vmas.extend(guards.entries(host.criu)); // behind all mappings, also those that lie above them
     let mm = mm::entry(pid, &stat, &says.task, vmas, aio::entries(&flagged), &mut table)?;

@@ -405,9 +405,15 @@ impl Thread {
         Ok(Thread { tid, regs, settled, xstate, sigmask, rseq, group_stop, resumed, busy: Cell::new(false) })
     }
 
-    /// The registers that an image must hold; see [`arch::settled`].
+    /// The registers that an image must hold, if no signal is to be handled before; see [`arch::settled`].
     pub fn regs_to_dump(&self) -> Regs {
         self.settled
+    }
+
+    /// The registers that the thread goes on with, the kernel's result of an interrupted call among them; see
+    /// [`arch::resumed`].
+    pub fn regs_to_resume(&self) -> &Regs {
+        &self.resumed
     }
 
     fn target(&self) -> Target<'_> {

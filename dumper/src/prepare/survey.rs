@@ -159,6 +159,7 @@ pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
             );
         }
     }
+    pending_trap(pid, findings)?;
     if crate::procfs::attr::personality(pid)? != 0 {
         findings.lose(subject(), "its personality (see man 2 personality) is not restored by CRIU");
     }
@@ -167,7 +168,33 @@ pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     Ok(())
 }
 
+<<<<<<< Updated upstream
 /// Seccomp, scheduling and what else is each thread's own.
+=======
+/// A pending SIGTRAP: restore traces the process, and takes it for its own.
+fn pending_trap(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
+    const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
+    for tid in tree::threads(pid)? {
+        let signals = match status::read_thread(pid, tid) {
+            Ok(status) => status.signals,
+            Err(error) if error.is_gone() && tid != pid => continue,
+            Err(error) => return Err(error.into()),
+        };
+        let shared = if tid == pid { signals.shared_pending } else { 0 };
+        // One that is not blocked is about to be taken.
+        if (signals.pending | shared) & signals.blocked & TRAP != 0 {
+            findings.refuse(
+                Subject::Thread(tid),
+                "it has a blocked SIGTRAP pending, which CRIU's restore cannot give back",
+                "let the program take the signal first",
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Seccomp and scheduling of each thread.
+>>>>>>> Stashed changes
 ///
 /// # Errors
 /// When `/proc` does not tell. A thread that ended meanwhile is left out.

@@ -1,14 +1,21 @@
 //! One task, whole: what `criu dump` writes for it, in CRIU's order.
 //!
+<<<<<<< Updated upstream
 //! In reading order: `vmas` (memory map), `aio` (rings of io_setup), `special` (executable and directories), `files` (descriptors),
 //! `asked` (what only the task can say), `signals`, `core` (registers), `creds`, `threads` (a thread's record),
 //! `mm` (address space), `shmem` (shared memory segments), `settings` (what no image holds).
+=======
+//! In reading order: `vmas` (memory map), `special` (executable and directories), `files` (descriptors),
+//! `asked` (what only the task can say), `signals`, `interrupted` (what they make of calls), `core` (registers), `creds`, `threads` (a thread's record),
+//! `mm` (address space), `shmem` (shared memory segments).
+>>>>>>> Stashed changes
 
 pub mod aio;
 pub mod asked;
 pub mod core;
 pub mod creds;
 pub mod files;
+pub mod interrupted;
 pub mod mm;
 pub mod settings;
 pub mod shmem;
@@ -22,11 +29,11 @@ use nix::unistd::Pid;
 use godwit_wire::image::core::{TaskCoreEntry, TaskRlimitsEntry};
 use godwit_wire::image::fs::FsEntry;
 use godwit_wire::image::rlimit::RlimitEntry;
+use godwit_wire::image::siginfo::SignalQueueEntry;
 
 use crate::error::DumpError;
 use crate::procfs::stat::Stat;
 use crate::procfs::{attr, limits, status};
-use crate::sys::ptrace::SignalQueue;
 use asked::TaskSays;
 
 /// Task states of `task_core_entry` (criu/include/image.h).
@@ -38,7 +45,7 @@ mod state {
 /// The part of the leader's record that belongs to the task as a whole.
 ///
 /// `sigmask` is the leader's blocked signals; `stopped_by` is the signal that a job-control stop was made by,
-/// if it was stopped.
+/// if it was stopped; `signals_s` are the pending signals of the process.
 ///
 /// # Errors
 /// When `/proc` does not tell.
@@ -48,6 +55,7 @@ pub fn task_core(
     says: &TaskSays,
     sigmask: u64,
     stopped_by: Option<u32>,
+    signals_s: SignalQueueEntry,
 ) -> Result<TaskCoreEntry, DumpError> {
     Ok(TaskCoreEntry {
         task_state: if stopped_by.is_some() { state::STOPPED } else { state::ALIVE },
@@ -60,7 +68,7 @@ pub fn task_core(
         timers: Some(says.timers.clone()),
         rlimits: Some(rlimits(pid)?),
         cg_set: Some(threads::CG_SET),
-        signals_s: Some(signals::pending(pid, SignalQueue::Shared)?),
+        signals_s: Some(signals_s),
         loginuid: attr::loginuid(pid).ok(),
         oom_score_adj: Some(attr::oom_score_adj(pid)?),
         sigactions: says.sigactions.clone(),

@@ -6,6 +6,7 @@ use godwit_wire::image::core::{CoreEntry, CoreMachine, ThreadCoreEntry};
 use godwit_wire::image::rseq::RseqEntry;
 
 use super::asked::ThreadSays;
+use super::interrupted::Interrupted;
 use super::{core, creds, signals};
 use crate::collect::seccomp;
 use crate::error::DumpError;
@@ -34,6 +35,8 @@ pub struct Thread {
 
 /// Builds the record of a stopped thread. All remote calls in it must have ended.
 ///
+/// `interrupted` tells what pending signals make of its call; the leader comes first.
+///
 /// # Errors
 /// When the kernel refuses to tell something, or the thread's state does not fit the image format.
 pub fn dump(
@@ -41,7 +44,11 @@ pub fn dump(
     stopped: &Stopped,
     says: &ThreadSays,
     layout: &XsaveLayout,
+<<<<<<< Updated upstream
     seccomp: seccomp::OfThread,
+=======
+    interrupted: &mut Interrupted<'_>,
+>>>>>>> Stashed changes
 ) -> Result<Thread, DumpError> {
     let tid = stopped.tid;
     let failed = |what| move |errno| DumpError::sys(format!("thread {tid}"), what, errno);
@@ -55,7 +62,8 @@ pub fn dump(
         return Err(DumpError::from_findings(findings));
     }
     let status = status::read_thread(pid, tid)?;
-    let regs = &stopped.regs_to_dump();
+    let signals_p = signals::pending(tid, SignalQueue::Private)?;
+    let regs = &interrupted.registers(stopped, &signals_p, status.signals.blocked);
     let tls = core::tls(tid).map_err(failed("PTRACE_GET_THREAD_AREA"))?;
     let info = core::thread_info(regs, &stopped.xstate, layout, says.clear_tid_addr, tls)
         .map_err(|error| DumpError::sys(format!("thread {tid}"), "reading its registers", bad(error)))?;
@@ -71,7 +79,7 @@ pub fn dump(
         blk_sigset: Some(stopped.sigmask),
         sas: Some(says.sas.clone()),
         pdeath_sig: Some(says.pdeath_sig),
-        signals_p: Some(signals::pending(tid, SignalQueue::Private)?),
+        signals_p: Some(signals_p),
         creds: Some(creds::entry(&status, says.securebits)),
         seccomp_mode: Some(seccomp.mode.into()),
         seccomp_filter: seccomp.filter,

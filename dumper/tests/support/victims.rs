@@ -80,7 +80,7 @@ pub const ALL: &[Listed] = &[
         (In::LeaveRunning, "two processes cannot hold its locks"),
         (In::Migrate, "source and copy share the lock manager: it has a test of its own"),
     ]),
-    victim("waits"),
+    victim("waits").args(&["strict"]).criu(&[]),
     victim("busy").args(&["16", "3", "1000"]).criu(&["8", "2", "1000"]).but(&[
         (In::LeaveRunning, "two copies would write to one log"),
         (In::Migrate, "it has tests of its own"),
@@ -88,11 +88,17 @@ pub const ALL: &[Listed] = &[
     victim("alive"),
     victim("mutator").args(&["11"]).criu(&["7"]),
     victim("chroot"),
+<<<<<<< Updated upstream
     victim("flags"),
     victim("grow").but(&[(In::LeaveRunning, "its mappings grow meanwhile")]),
     victim("many"),
     victim("guards").but(&[(In::Dump41, "CRIU 4.1 knows no guards: `memory_losses` says so")]),
     victim("aio"),
+=======
+    victim("restart").args(&["strict"]).criu(&[]),
+    victim("sigqueue"),
+    victim("handlers"),
+>>>>>>> Stashed changes
     victim("shmem").criu(&["by-criu"]),
     victim("ghost"),
     victim("seccomp"),

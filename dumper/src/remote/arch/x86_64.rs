@@ -178,6 +178,21 @@ pub fn settled(resumed: &Regs, restarted: Option<u64>) -> Regs {
     regs
 }
 
+/// The registers of a thread whose interrupted call ends with EINTR, since a handler runs before it could be made once
+/// more; `None` where it is made once more all the same, or there is none.
+///
+/// `resumed` is as for [`settled`], `restarts` says whether the handler is one with SA_RESTART (arch/x86/kernel/signal.c,
+/// handle_signal).
+pub fn interrupted(resumed: &Regs, restarts: bool) -> Option<Regs> {
+    let ends = in_syscall(resumed)
+        && match resumed.rax as i64 {
+            ERESTARTNOHAND | ERESTART_RESTARTBLOCK => true,
+            ERESTARTSYS => !restarts,
+            _ => false,
+        };
+    ends.then_some(Regs { rax: EINTR as u64, ..*resumed })
+}
+
 /// Whether a call's raw result asks to be made once more: something unrelated interrupted it.
 pub fn is_restart(result: i64) -> bool {
     matches!(result, ERESTARTSYS | ERESTARTNOINTR | ERESTARTNOHAND | ERESTART_RESTARTBLOCK)

@@ -51,6 +51,23 @@ fn restartable_calls_are_wound_back_to_their_instruction() {
 }
 
 #[test]
+fn a_handler_ends_the_calls_that_it_ends() {
+    let ended = |code| Some(Regs { rax: EINTR as u64, ..stopped_in(34, code) });
+    for (code, with_restart, without) in [
+        (ERESTARTSYS, None, ended(ERESTARTSYS)),
+        (ERESTARTNOINTR, None, None),
+        (ERESTARTNOHAND, ended(ERESTARTNOHAND), ended(ERESTARTNOHAND)),
+        (ERESTART_RESTARTBLOCK, ended(ERESTART_RESTARTBLOCK), ended(ERESTART_RESTARTBLOCK)),
+        (17, None, None),
+    ] {
+        assert_eq!(interrupted(&stopped_in(34, code), true), with_restart, "{code} with SA_RESTART");
+        assert_eq!(interrupted(&stopped_in(34, code), false), without, "{code} without");
+    }
+    let outside = Regs { rax: ERESTARTSYS as u64, ..regs() };
+    assert_eq!(interrupted(&outside, false), None);
+}
+
+#[test]
 fn a_call_continued_before_is_named_by_its_code_or_ends_with_eintr() {
     let seen = stopped_in(219, ERESTART_RESTARTBLOCK);
     assert!(needs_restarted_call(&seen));
