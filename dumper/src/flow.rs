@@ -44,22 +44,15 @@ use crate::procfs::{ProcfsError, stat, status, timers};
 use crate::refusal::{Findings, Loss};
 use crate::report::{DumpStats, Outcome, Report, RoundReport};
 use crate::step::{Step, Steps};
-<<<<<<< Updated upstream
-use crate::task::aio::{self, Rings};
-=======
 use crate::sys::ptrace::SignalQueue;
->>>>>>> Stashed changes
+use crate::task::aio::{self, Rings};
 use crate::task::asked::{self, TaskSays, ThreadSays};
 use crate::task::files::{self, Descriptor, FileTable};
 use crate::task::interrupted::Interrupted;
 use crate::task::shmem::{self, Segment};
 use crate::task::threads::{self, Thread};
-<<<<<<< Updated upstream
 use crate::task::vmas::Guards;
-use crate::task::{self, mm, settings, vmas};
-=======
-use crate::task::{self, mm, signals, vmas};
->>>>>>> Stashed changes
+use crate::task::{self, mm, settings, signals, vmas};
 
 /// Dumps the process: rounds while it runs if asked for, one freeze, everything else, the hand-over.
 ///
@@ -355,12 +348,8 @@ fn task_state(
     let mut interrupted = Interrupted::new(&pending, &says.task.sigactions);
     let mut threads = Vec::with_capacity(frozen.threads().len());
     for (thread, says) in frozen.threads().iter().zip(&says.threads) {
-<<<<<<< Updated upstream
         let seccomp = collected.seccomp.of_thread(thread.tid);
-        threads.push(threads::dump(pid, thread, says, &host.layout, seccomp)?);
-=======
-        threads.push(threads::dump(pid, thread, says, &host.layout, &mut interrupted)?);
->>>>>>> Stashed changes
+        threads.push(threads::dump(pid, thread, says, &host.layout, seccomp, &mut interrupted)?);
     }
     threads.sort_by_key(|thread| thread.inside != root.inside); // the leader first, the others as they came
     let stopped_by = frozen.stopped_by().map(|signal| signal as u32);

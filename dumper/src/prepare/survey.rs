@@ -168,9 +168,6 @@ pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     Ok(())
 }
 
-<<<<<<< Updated upstream
-/// Seccomp, scheduling and what else is each thread's own.
-=======
 /// A pending SIGTRAP: restore traces the process, and takes it for its own.
 fn pending_trap(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
@@ -193,8 +190,7 @@ fn pending_trap(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     Ok(())
 }
 
-/// Seccomp and scheduling of each thread.
->>>>>>> Stashed changes
+/// Seccomp, scheduling and what else is each thread's own.
 ///
 /// # Errors
 /// When `/proc` does not tell. A thread that ended meanwhile is left out.

@@ -1,14 +1,10 @@
 //! One task, whole: what `criu dump` writes for it, in CRIU's order.
 //!
-<<<<<<< Updated upstream
-//! In reading order: `vmas` (memory map), `aio` (rings of io_setup), `special` (executable and directories), `files` (descriptors),
-//! `asked` (what only the task can say), `signals`, `core` (registers), `creds`, `threads` (a thread's record),
+//! In reading order: `vmas` (memory map), `aio` (rings of io_setup), `special` (executable and directories),
+//! `files` (descriptors),
+//! `asked` (what only the task can say), `signals`, `interrupted` (what they make of calls), `core` (registers), `creds`,
+//! `threads` (a thread's record),
 //! `mm` (address space), `shmem` (shared memory segments), `settings` (what no image holds).
-=======
-//! In reading order: `vmas` (memory map), `special` (executable and directories), `files` (descriptors),
-//! `asked` (what only the task can say), `signals`, `interrupted` (what they make of calls), `core` (registers), `creds`, `threads` (a thread's record),
-//! `mm` (address space), `shmem` (shared memory segments).
->>>>>>> Stashed changes
 
 pub mod aio;
 pub mod asked;

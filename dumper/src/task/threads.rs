@@ -44,11 +44,8 @@ pub fn dump(
     stopped: &Stopped,
     says: &ThreadSays,
     layout: &XsaveLayout,
-<<<<<<< Updated upstream
     seccomp: seccomp::OfThread,
-=======
     interrupted: &mut Interrupted<'_>,
->>>>>>> Stashed changes
 ) -> Result<Thread, DumpError> {
     let tid = stopped.tid;
     let failed = |what| move |errno| DumpError::sys(format!("thread {tid}"), what, errno);

@@ -88,17 +88,14 @@ pub const ALL: &[Listed] = &[
     victim("alive"),
     victim("mutator").args(&["11"]).criu(&["7"]),
     victim("chroot"),
-<<<<<<< Updated upstream
     victim("flags"),
     victim("grow").but(&[(In::LeaveRunning, "its mappings grow meanwhile")]),
     victim("many"),
     victim("guards").but(&[(In::Dump41, "CRIU 4.1 knows no guards: `memory_losses` says so")]),
     victim("aio"),
-=======
     victim("restart").args(&["strict"]).criu(&[]),
     victim("sigqueue"),
     victim("handlers"),
->>>>>>> Stashed changes
     victim("shmem").criu(&["by-criu"]),
     victim("ghost"),
     victim("seccomp"),
