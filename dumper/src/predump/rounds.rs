@@ -1,5 +1,7 @@
 //! Pre-dump rounds: copies of what was written since the round before, while the process runs.
 
+use std::fs;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use godwit_page_server::store::sink::Sink;
@@ -10,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::converge::{self, Next};
 use super::pages::{self, PageSource, SentPages};
-use super::tracker::{Tracker, present};
+use super::tracker::{Tracker, TrackerError, present};
 use super::{plan, whole};
 use crate::collect::images::{ImageSet, Origin};
 use crate::error::DumpError;
@@ -173,7 +175,7 @@ pub fn list(
         dirty = whole::with_all_of(dirty, &whole);
         listable = dumpable;
     }
-    let alive = present::alive(root.pid, &listable)?;
+    let alive = alive(root.pid, &listable)?;
     Ok(listed(root, plan::split(&alive, &dirty, base.map(|base| &base.covered)), vmas))
 }
 
@@ -185,7 +187,7 @@ pub fn list(
 pub fn list_last(root: &Root, rounds: &mut Rounds, alive_set: bool) -> Result<Listed, DumpError> {
     let (Some(tracker), base) = (rounds.tracker.as_mut(), rounds.base.as_ref()) else {
         let vmas = maps::read(root.pid)?;
-        let alive = present::alive(root.pid, &with_pages(root.pid, &vmas))?;
+        let alive = alive(root.pid, &with_pages(root.pid, &vmas))?;
         return Ok(listed(root, alive, vmas));
     };
     let mut last = list(root, tracker.as_mut(), base, true)?;
@@ -197,6 +199,45 @@ pub fn list_last(root: &Root, rounds: &mut Rounds, alive_set: bool) -> Result<Li
 
 fn listed(root: &Root, runs: Vec<PageRun>, vmas: Vec<Vma>) -> Listed {
     Listed { plan: PagesPlan { owner: PageOwner::Task(root.inside), pages_id: PAGES_ID, runs }, vmas }
+}
+
+/// What the process has, without pages behind the end of a mapping's file: to touch one ends the process, and it can
+/// be neither read nor restored. A file that was cut takes changed pages with it, but where they were
+/// write-protected the kernel leaves markers that look like swapped pages.
+fn alive(pid: Pid, vmas: &[Vma]) -> Result<Vec<PageRun>, TrackerError> {
+    let mut alive = present::alive(pid, vmas)?;
+    for vma in vmas.iter().filter(|vma| vma.has_file()) {
+        let first = alive.partition_point(|run| run.end() <= vma.start);
+        if alive.get(first).is_none_or(|run| run.vaddr >= vma.end) {
+            continue;
+        }
+        // A mapping that is gone by now is found to be gone when its pages are read.
+        let Ok(file) = fs::metadata(vmas::map_file(pid, vma)) else { continue };
+        if !file.is_file() {
+            continue;
+        }
+        let len = file.len().saturating_sub(vma.pgoff).next_multiple_of(vma.page_size_bytes);
+        let end = vma.start.saturating_add(len);
+        if end < vma.end {
+            cut_out(&mut alive, end..vma.end);
+        }
+    }
+    Ok(alive)
+}
+
+/// Takes a range out of sorted runs.
+fn cut_out(runs: &mut Vec<PageRun>, range: Range<u64>) {
+    let first = runs.partition_point(|run| run.end() <= range.start);
+    let last = runs.partition_point(|run| run.vaddr < range.end);
+    let mut rest = Vec::new();
+    for run in runs[first..last.max(first)].iter() {
+        let pieces = [run.vaddr..run.end().min(range.start), run.vaddr.max(range.end)..run.end()];
+        for piece in pieces.into_iter().filter(|piece| piece.start < piece.end) {
+            let nr_pages = (piece.end - piece.start) / PAGE_SIZE;
+            rest.push(PageRun { vaddr: piece.start, nr_pages, ..*run });
+        }
+    }
+    runs.splice(first..last.max(first), rest);
 }
 
 /// The mappings whose pages belong into the list.
@@ -255,5 +296,27 @@ pub fn count(stats: DumpStats, listed: &Listed, sent: &SentPages) -> DumpStats {
         pages_skipped_parent: all - listed.plan.slots(),
         pages_written: sent.data_pages + sent.zero_pages,
         ..stats
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_wire::plan::PE_PRESENT;
+
+    use super::*;
+
+    #[test]
+    fn a_range_is_cut_out_of_the_runs_that_it_meets() {
+        let run = |page: u64, nr_pages| PageRun { vaddr: page * PAGE_SIZE, nr_pages, flags: PE_PRESENT };
+        let cut = |from: u64, to: u64| {
+            let mut runs = vec![run(1, 3), run(6, 4), run(20, 1)];
+            cut_out(&mut runs, from * PAGE_SIZE..to * PAGE_SIZE);
+            runs
+        };
+        assert_eq!(cut(7, 9), [run(1, 3), run(6, 1), run(9, 1), run(20, 1)]);
+        assert_eq!(cut(2, 7), [run(1, 1), run(7, 3), run(20, 1)]);
+        assert_eq!(cut(1, 10), [run(20, 1)]);
+        assert_eq!(cut(4, 6), [run(1, 3), run(6, 4), run(20, 1)]);
+        assert_eq!(cut(0, 30), []);
     }
 }

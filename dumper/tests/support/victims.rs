@@ -102,6 +102,7 @@ pub const ALL: &[Listed] = &[
     victim("tsync").criu(&["apart"]),
     victim("sandbox"),
     victim("sandbox").args(&["deny"]),
+    victim("shrink").but(&[(In::SecondCopy, "both copies cut one file")]),
 ];
 
 /// The victims of one test; `GODWIT_VICTIM` picks those whose names contain it.
