@@ -18,19 +18,19 @@ use godwit_dumper::step::Step;
 use support::lab::{CriuVersion, Restored};
 use support::product::{self, Server, godwit, godwit_command, migrate_args, source_state};
 use support::random::{Random, number};
-use support::untouched::{Busy, State, cgroups_left, expect_runs, may_be_left_by_a_kill};
+use support::untouched::{Busy, State, busy_of, cgroups_left, expect_runs, may_be_left_by_a_kill};
 use support::victim::{Verdict, Victim};
 use support::{Finished, Scene, moved};
 
-/// Victims that hold all kinds of state, each with what changes of it by itself. The first one is traced.
-const VICTIMS: &[(&str, &[&str], Busy)] = &[
-    ("threads", &[], Busy::Still),
-    ("signals", &[], Busy::Still),
-    ("timers", &[], Busy::Ticking),
-    ("waits", &[], Busy::Still),
-    ("files", &[], Busy::Still),
-    ("mem", &[], Busy::Still),
-    ("mutator", &["11"], Busy::Changing),
+/// Victims that hold all kinds of state. The first one is traced.
+const VICTIMS: &[(&str, &[&str])] = &[
+    ("threads", &[]),
+    ("signals", &[]),
+    ("timers", &[]),
+    ("waits", &[]),
+    ("files", &[]),
+    ("mem", &[]),
+    ("mutator", &["11"]),
 ];
 
 /// Places of a thread that has nothing to say: only a panic or a kill is to be had there.
@@ -154,8 +154,9 @@ struct Play<'a> {
 }
 
 impl<'a> Play<'a> {
-    fn new(scene: &'a Scene, of: &[(&'static str, &[&str], Busy)], random: &mut Random) -> Self {
-        let (name, args, busy) = *random.pick(of);
+    fn new(scene: &'a Scene, of: &[(&'static str, &[&str])], random: &mut Random) -> Self {
+        let (name, args) = *random.pick(of);
+        let busy = busy_of(name);
         let victim = Victim::start(scene, name, args);
         std::thread::sleep(std::time::Duration::from_millis(20));
         let before = State::of(victim.pid, busy);

@@ -397,6 +397,10 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.connection.close(Code::Done, "");
+        match self.inbox().machine.phase() {
+            Phase::Closed => self.connection.close(Code::Done, ""),
+            // The server shall not wait for what never comes.
+            _ => self.connection.hang_up(Code::Done, ""),
+        }
     }
 }

@@ -35,6 +35,14 @@ impl Hook {
             Hook::PostDump => "post-dump",
         }
     }
+
+    /// The fault point between two scripts.
+    fn point(self) -> &'static str {
+        match self {
+            Hook::PreDump => "mid.scripts.pre-dump",
+            Hook::PostDump => "mid.scripts.post-dump",
+        }
+    }
 }
 
 /// Runs every script at a hook, in order.
@@ -44,7 +52,7 @@ impl Hook {
 pub fn run(scripts: &[PathBuf], hook: Hook, pid: Pid) -> Result<(), DumpError> {
     for (number, script) in scripts.iter().enumerate() {
         if number > 0 {
-            fault::point("mid.scripts")?;
+            fault::point(hook.point())?;
         }
         let subject = || format!("action script {} at {}", script.display(), hook.name());
         let mut command = Command::new(script);

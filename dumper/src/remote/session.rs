@@ -367,6 +367,7 @@ impl<'a> Session<'a> {
     /// One call, from parked to parked.
     fn call_once(&mut self, nr: i64, args: [u64; 6]) -> Result<i64, RemoteError> {
         let tid = self.target.tid;
+        self.come_back()?;
         match self.state {
             State::Fresh | State::AtExit => {}
             State::Dead => return Err(RemoteError::Died { tid }),
@@ -604,23 +605,10 @@ impl<'a> Session<'a> {
 
     /// Brings the thread back to where it was found.
     fn settle(&mut self) -> Result<(), RemoteError> {
-        match self.state {
-            State::Lost => self.catch()?,
-            State::Entered => {
-                // Parked registers name no call, so none is made on the way to the exit.
-                self.park_registers()?;
-                self.run_to_syscall_stop(-1)?;
-                self.park_registers()?;
-                self.state = State::AtExit;
-            }
-            State::Returned => {
-                let result = arch::result(&self.ptrace("PTRACE_GETREGSET", ptrace::regs)?);
-                self.park_registers()?;
-                self.state = State::AtExit;
-                self.undo_last_call(result)?;
-            }
-            State::Fresh | State::AtExit | State::Dead | State::Settled => {}
+        if self.state == State::Lost {
+            self.catch()?;
         }
+        self.come_back()?;
         if matches!(self.state, State::Fresh | State::AtExit) {
             if let Some((addr, len)) = self.mapping {
                 // The frame must not lie in the memory that the call takes away.
@@ -643,6 +631,30 @@ impl<'a> Session<'a> {
             self.return_restorer()?;
         }
         Ok(())
+    }
+
+    /// Parks a thread whose last call was given up half way, by an error of ours or a panic. The number and the result of
+    /// the call, if it was made: nobody has seen them yet. What it made is undone.
+    pub fn come_back(&mut self) -> Result<Option<(i64, i64)>, RemoteError> {
+        match self.state {
+            State::Entered => {
+                // Parked registers name no call, so none is made on the way to the exit.
+                self.park_registers()?;
+                self.run_to_syscall_stop(-1)?;
+                self.park_registers()?;
+                self.state = State::AtExit;
+                Ok(None)
+            }
+            State::Returned => {
+                let (nr, result) =
+                    (self.last_call, arch::result(&self.ptrace("PTRACE_GETREGSET", ptrace::regs)?));
+                self.park_registers()?;
+                self.state = State::AtExit;
+                self.undo_last_call(result)?;
+                Ok(Some((nr, result)))
+            }
+            State::Fresh | State::AtExit | State::Lost | State::Dead | State::Settled => Ok(None),
+        }
     }
 
     /// Undoes a call whose result nobody has seen.

@@ -21,8 +21,20 @@ pub enum Busy {
     Still,
     /// Its timers tick, and signals come and are taken.
     Ticking,
+    /// Some of its threads end.
+    Ending,
     /// It maps and unmaps, opens and closes.
     Changing,
+}
+
+/// What changes of a victim by itself.
+pub fn busy_of(victim: &str) -> Busy {
+    match victim {
+        "mutator" => Busy::Changing,
+        "busy" | "timers" => Busy::Ticking,
+        "waits" => Busy::Ending,
+        _ => Busy::Still,
+    }
 }
 
 /// How long a thread may be on its way back.
@@ -59,11 +71,15 @@ impl State {
                 "NoNewPrivs",
                 "Seccomp",
                 "Seccomp_filters",
-                "Threads",
                 "Umask",
                 "Cpus_allowed",
             ];
-            let pending = if busy == Busy::Still { &["SigPnd", "ShdPnd"][..] } else { &[] };
+            let pending: &[&str] = match busy {
+                Busy::Still => &["SigPnd", "ShdPnd", "Threads"],
+                Busy::Ending => &["SigPnd", "ShdPnd"],
+                Busy::Ticking => &["Threads"],
+                Busy::Changing => &[],
+            };
             for line in status.lines() {
                 let name = line.split(':').next().unwrap_or_default();
                 if fields.contains(&name) || pending.contains(&name) {
@@ -118,7 +134,8 @@ impl State {
         let until = Instant::now() + SETTLE;
         loop {
             let mut differences = self.differences(&Self::of(pid, busy));
-            differences.retain(|line| !excused(line));
+            differences
+                .retain(|line| !excused(line) && !(busy == Busy::Ending && is_of_ended_thread(pid, line)));
             if differences.is_empty() {
                 return Ok(());
             }
@@ -144,6 +161,11 @@ pub fn may_be_left_by_a_kill(difference: &str) -> bool {
             && difference.contains("API aa:0:")
         || difference.starts_with("+cgroup ") && difference.contains("/godwit-")
         || difference.starts_with("-cgroup ")
+}
+
+fn is_of_ended_thread(pid: i32, difference: &str) -> bool {
+    let tid = difference.strip_prefix("-thread ").and_then(|rest| rest.split(' ').next());
+    tid.is_some_and(|tid| !Path::new(&format!("/proc/{pid}/task/{tid}")).exists())
 }
 
 fn mappings(pid: i32) -> Vec<String> {

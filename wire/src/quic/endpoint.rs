@@ -327,6 +327,12 @@ impl Connection {
         self.inner.close(VarInt::from_u32(code.number()), text.as_bytes());
     }
 
+    /// Closes it, and waits until the peer had a fair chance to hear of it: a program that ends at once takes the word
+    /// with it.
+    pub fn hang_up(&self, code: Code, text: &str) {
+        self.core.close(code, text);
+    }
+
     /// Whether the connection is over.
     pub fn is_closed(&self) -> bool {
         self.inner.close_reason().is_some()

@@ -237,16 +237,20 @@ struct Theirs<'s, 'f> {
 
 impl Theirs<'_, '_> {
     fn close(&mut self) -> Result<(), RemoteError> {
-        if let Some(fd) = self.fd.take() {
-            self.session.syscall(libc::SYS_close, [fd, 0, 0, 0, 0, 0])?;
+        let Some(fd) = self.fd else { return Ok(()) };
+        let closed = self.session.syscall(libc::SYS_close, [fd, 0, 0, 0, 0, 0]);
+        if matches!(closed, Ok(_) | Err(RemoteError::Call { .. })) {
+            self.fd = None;
         }
-        Ok(())
+        closed.map(drop)
     }
 }
 
 impl Drop for Theirs<'_, '_> {
     fn drop(&mut self) {
-        if let Err(error) = self.close() {
+        // A number that was closed already may be another descriptor's by now: the other threads run.
+        let is_closed = matches!(self.session.come_back(), Ok(Some((libc::SYS_close, _))));
+        if !is_closed && let Err(error) = self.close() {
             tracing::warn!(%error, "a userfaultfd that does nothing stays in the process until the next dump");
         }
     }
