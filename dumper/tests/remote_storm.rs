@@ -14,7 +14,10 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use godwit_dumper::collect::seccomp::{self, Seccomp};
 use godwit_dumper::freeze::seize;
+use godwit_dumper::procfs::status;
+use godwit_dumper::refusal::Findings;
 use godwit_dumper::remote::{SCRATCH_HINT, SCRATCH_SLOTS, SCRATCH_STRIDE, Session};
 use nix::unistd::Pid;
 use remote::{Random, Victim, compile, eventually, is_untraced, map_of};
@@ -47,6 +50,69 @@ fn killed_tracers_leave_a_static_musl_program_as_it_was() {
     storm("spin", "musl-gcc", &["-static"]);
 }
 
+#[test]
+fn killed_tracers_leave_a_program_under_a_filter_that_denies_as_it_was() {
+    storm("filtered", "cc", &[]);
+}
+
+#[test]
+fn a_filter_that_kills_may_end_a_program_whose_tracer_is_killed_and_no_more() {
+    storm_under_a_killer("killing");
+}
+
+#[test]
+fn strict_mode_may_end_a_program_whose_tracer_is_killed_and_no_more() {
+    storm_under_a_killer("strict");
+}
+
+/// Under these, no tracer can keep a call from being judged that it did not live to see let in. The program is then
+/// ended, and that is known beforehand; but it never runs on as another. How often is printed.
+fn storm_under_a_killer(mode: &str) {
+    require!("root", "cc");
+    let dir = tempfile::tempdir().unwrap();
+    let program = compile(dir.path(), "cc", "storm", &[]);
+    let progress = dir.path().join("progress");
+    let seed = number("GODWIT_STORM_SEED", 0x5eed);
+    let mut random = Random(seed);
+    let start = || {
+        let mut victim = Victim::start(dir.path(), &program, &[mode, progress.to_str().unwrap()]);
+        await_progress(&progress, &mut victim);
+        victim
+    };
+    let mut victim = start();
+    assert!(is_in_danger(victim.pid()));
+    let (kills, mut ended) = (number("GODWIT_STORM_KILLS", 50), 0);
+    for kill in 0..kills {
+        let pid = victim.pid();
+        kill_a_tracer(pid, Duration::from_micros(random.below(4000)));
+        eventually(|| !victim.is_running() || is_untraced(pid), || format!("kill {kill} of seed {seed}: traced"));
+        let rounds = rounds(&progress);
+        let goes_on = |victim: &mut Victim| !victim.is_running() || self::rounds(&progress) > rounds + 1;
+        eventually(|| goes_on(&mut victim), || format!("kill {kill} of seed {seed}: it does not go on"));
+        assert_eq!(victim.output(), "", "kill {kill} of seed {seed}");
+        if !victim.is_running() {
+            ended += 1;
+            let signal = victim.signal();
+            assert!([Some(libc::SIGSYS), Some(libc::SIGKILL)].contains(&signal), "ended by {signal:?}");
+            victim = start();
+        }
+    }
+    println!("{mode}: {kills} kills ended it {ended} times");
+}
+
+/// What the dumper says beforehand of the leader's filters.
+fn is_in_danger(pid: Pid) -> bool {
+    let frozen = seize::seize(pid).unwrap();
+    let end = frozen.syscall_end().unwrap();
+    let mut findings = Findings::default();
+    Seccomp::collect(&frozen, end, &mut findings).unwrap();
+    let own = status::read(Pid::this()).unwrap();
+    seccomp::check(pid, &status::read(pid).unwrap(), &own, &mut findings);
+    frozen.thaw().unwrap();
+    assert!(findings.refusals.is_empty(), "{findings:?}");
+    !findings.risks.is_empty()
+}
+
 fn number(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
@@ -59,6 +125,7 @@ fn storm(mode: &str, compiler: &str, flags: &[&str]) {
     let mut victim = Victim::start(dir.path(), &program, &[mode, progress.to_str().unwrap()]);
     let pid = victim.pid();
     await_progress(&progress, &mut victim);
+    assert!(!is_in_danger(pid));
     let map = map_of(pid);
     let fds = godwit_dumper::procfs::fdinfo::list(pid).unwrap();
 
@@ -86,15 +153,17 @@ fn storm(mode: &str, compiler: &str, flags: &[&str]) {
     assert_eq!(victim.output(), "");
 }
 
+/// How often the program has been round.
+fn rounds(progress: &Path) -> u64 {
+    let mut word = [0u8; 8];
+    let read = std::fs::File::open(progress).and_then(|file| file.read_exact_at(&mut word, 0));
+    read.map_or(0, |()| u64::from_le_bytes(word))
+}
+
 /// Waits until the program has been once round, and says what it says if it has not.
 fn await_progress(progress: &Path, victim: &mut Victim) {
-    let rounds = || {
-        let mut word = [0u8; 8];
-        let read = std::fs::File::open(progress).and_then(|file| file.read_exact_at(&mut word, 0));
-        read.map_or(0, |()| u64::from_le_bytes(word))
-    };
-    let before = rounds();
-    eventually(|| rounds() > before + 1 || !victim.is_running(), || "the program does not go on".to_owned());
+    let before = rounds(progress);
+    eventually(|| rounds(progress) > before + 1 || !victim.is_running(), || "the program does not go on".to_owned());
     assert!(victim.is_running(), "the program is gone: {}", victim.output());
 }
 

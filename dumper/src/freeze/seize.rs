@@ -99,16 +99,20 @@ pub fn seize_within(pid: Pid, limit: Duration) -> Result<Frozen, FreezeError> {
 /// Stops one thread of process `pid`, the one that notices least; the others run.
 ///
 /// A thread that runs or waits in a restartable call is preferred: a few calls (epoll_wait with a time limit and
-/// the like) end with EINTR at any stop.
+/// the like) end with EINTR at any stop. Before all, one without seccomp filters that could judge a borrowed call.
 pub fn seize_one(pid: Pid) -> Result<Frozen, FreezeError> {
     let mut seizing = Seizing::begin(pid, FREEZE_LIMIT)?;
     let mut tids = seizing.list()?;
-    tids.sort_by_key(|tid| match tree::syscall(pid, *tid) {
-        Ok(Doing::Running) => 0,
-        Ok(Doing::Syscall { nr, .. }) if !arch::may_end_by_stop(nr) => 1,
-        Ok(Doing::Blocked) => 2,
-        Ok(Doing::Syscall { .. }) => 3,
-        Err(_) => 4,
+    tids.sort_by_cached_key(|tid| {
+        let is_judged = status::read_thread(pid, *tid).is_ok_and(|status| status.seccomp != 0);
+        let notices = match tree::syscall(pid, *tid) {
+            Ok(Doing::Running) => 0,
+            Ok(Doing::Syscall { nr, .. }) if !arch::may_end_by_stop(nr) => 1,
+            Ok(Doing::Blocked) => 2,
+            Ok(Doing::Syscall { .. }) => 3,
+            Err(_) => 4,
+        };
+        (is_judged, notices)
     });
     for tid in tids {
         seizing.restarts = Restarts::look(pid, &[tid]);

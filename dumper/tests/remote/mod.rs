@@ -61,6 +61,12 @@ impl Victim {
         self.child.try_wait().unwrap().is_none()
     }
 
+    /// The signal that ended it.
+    pub fn signal(&mut self) -> Option<i32> {
+        let status = self.child.wait().unwrap();
+        std::os::unix::process::ExitStatusExt::signal(&status)
+    }
+
     /// Waits for its end and returns its exit code.
     pub fn wait(&mut self, limit: Duration) -> Option<i32> {
         let until = Instant::now() + limit;

@@ -5,11 +5,14 @@
  * ends it. Progress is counted in a file that is mapped shared: word 0 counts rounds, word 1 says that it failed,
  * word 2 counts signals.
  *
- * usage: storm spin|sleep|thread|corner PROGRESS_FILE
+ * usage: storm spin|sleep|thread|corner|filtered|killing|strict PROGRESS_FILE
  *   spin    in user code all the time
  *   sleep   mostly in clock_nanosleep, with the vector registers live across the call
  *   thread  as spin, in a second thread, while the main thread sleeps
  *   corner  as spin, with the stack pointer a few bytes above the lowest page of the main stack
+ *   filtered  as spin, under a seccomp filter that answers EPERM to what the tracer borrows it for
+ *   killing   as spin, under one that ends it instead
+ *   strict    as spin, in strict seccomp mode, without signals and without a look at what a call would have to tell
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,6 +30,11 @@
 #include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
+/* musl comes without the kernel's headers. */
+#ifdef __GLIBC__
+#include <linux/filter.h>
+#include <linux/seccomp.h>
+#endif
 
 struct state {
 	uint64_t gpr[14];		/* 0: rax rbx rcx rdx rsi rdi rbp r8 r9 r10 r12 r13 r14 r15 */
@@ -93,7 +101,7 @@ static volatile uint64_t *progress;
 static sigset_t mask;
 static stack_t altstack;
 static volatile int has_altstack;
-static int is_sleeper;
+static int is_sleeper, is_strict;
 static const char *mode;
 
 static void failed(const char *what, long index)
@@ -211,17 +219,40 @@ static __attribute__((noreturn)) void *live(void *unused)
 	sigaddset(&mask, SIGRTMIN + 7);
 	pthread_sigmask(SIG_SETMASK, &mask, NULL);
 	pthread_sigmask(SIG_SETMASK, NULL, &mask);
+	if (is_strict && prctl(PR_SET_SECCOMP, 1))
+		failed("strict mode", errno);
 	for (;;) {
 		fill(&in, &seed);
 		memset(&out, 0, sizeof out);
-		int64_t before = now_us();
+		int64_t before = is_sleeper ? now_us() : 0;
 		hold(&in, &out, 150000, is_sleeper ? &nap : NULL);
 		if (is_sleeper && now_us() - before < 700)
 			failed("slept short, us", now_us() - before);
 		compare(&in, &out);
-		compare_rest();
+		if (!is_strict)
+			compare_rest();
 		progress[0]++;
 	}
+}
+
+/* Puts itself under a filter that gives `value` for what a tracer borrows it for, and allows the rest. */
+static void filter(uint32_t value)
+{
+#ifdef __GLIBC__
+	static const int borrowed[] = { SYS_mmap, SYS_munmap, SYS_prctl, SYS_getpid, SYS_pselect6, SYS_rt_sigaction };
+	struct sock_filter code[32] = { BPF_STMT(BPF_LD | BPF_W | BPF_ABS, 0) };
+	int n = 1;
+	for (size_t i = 0; i < sizeof borrowed / sizeof *borrowed; i++) {
+		code[n++] = (struct sock_filter)BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, borrowed[i], 0, 1);
+		code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, value);
+	}
+	code[n++] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
+	struct sock_fprog program = { n, code };
+	if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program))
+		failed("seccomp", errno);
+#else
+	failed("no filters here", value);
+#endif
 }
 
 /* Goes down the main stack nearly to the lowest byte of it that is mapped, and lives there. */
@@ -253,7 +284,8 @@ int main(int argc, char **argv)
 	else
 		hold = hold_sse, vectors = 16, vector_bytes = 16;
 	is_sleeper = !strcmp(mode, "sleep");
-	if (!is_sleeper) {
+	is_strict = !strcmp(mode, "strict");
+	if (!is_sleeper && !is_strict) {
 		/* Signals in between; a sleep would rightly end with EINTR by them. */
 		struct sigaction action = { .sa_handler = on_alarm, .sa_flags = SA_ONSTACK | SA_RESTART };
 		struct itimerval every = { { 0, 3000 }, { 0, 3000 } };
@@ -283,5 +315,9 @@ int main(int argc, char **argv)
 			fclose(maps);
 		dive(floor);
 	}
+	if (!strcmp(mode, "filtered"))
+		filter(0x00050000 | EPERM); /* SECCOMP_RET_ERRNO */
+	if (!strcmp(mode, "killing"))
+		filter(0x80000000); /* SECCOMP_RET_KILL_PROCESS */
 	live(NULL);
 }
