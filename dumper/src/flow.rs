@@ -22,7 +22,7 @@ use nix::unistd::Pid;
 use crate::collect::file_locks::{self, FileLocks};
 use crate::collect::images::{ImageSet, Origin};
 use crate::collect::seccomp::Seccomp;
-use crate::collect::{ids, namespaces};
+use crate::collect::{ids, namespaces, sharing};
 use crate::error::DumpError;
 use crate::finish::{self, clocks};
 use crate::freeze::seize::{self, Frozen};
@@ -189,7 +189,10 @@ fn collect(
     let mut late = Findings::default();
     let descriptors = files::open_all(root.pid, &root.pidfd)?;
     steps.run(Step::CheckpointDevices, || survey::descriptors(root, &descriptors, &mut late))?;
-    steps.run(Step::CollectIds, || survey::process(root.pid, &mut late))?;
+    steps.run(Step::CollectIds, || {
+        survey::process(root.pid, &mut late)?;
+        Ok(sharing::check_nearest(root.pid, &mut late)?)
+    })?;
     steps.run(Step::NetworkLock, || finish::no_outside_state(root.pid, &descriptors))?;
     let locks = steps.run(Step::CollectFileLocks, || Ok(file_locks::collect(root.inside, &descriptors)))?;
     steps.run(Step::CollectNamespaces, || namespaces::check(root.pid, &mut late))?;

@@ -85,7 +85,10 @@ fn storm_under_a_killer(mode: &str) {
     for kill in 0..kills {
         let pid = victim.pid();
         kill_a_tracer(pid, Duration::from_micros(random.below(4000)));
-        eventually(|| !victim.is_running() || is_untraced(pid), || format!("kill {kill} of seed {seed}: traced"));
+        eventually(
+            || !victim.is_running() || is_untraced(pid),
+            || format!("kill {kill} of seed {seed}: traced"),
+        );
         let rounds = rounds(&progress);
         let goes_on = |victim: &mut Victim| !victim.is_running() || self::rounds(&progress) > rounds + 1;
         eventually(|| goes_on(&mut victim), || format!("kill {kill} of seed {seed}: it does not go on"));
@@ -163,7 +166,10 @@ fn rounds(progress: &Path) -> u64 {
 /// Waits until the program has been once round, and says what it says if it has not.
 fn await_progress(progress: &Path, victim: &mut Victim) {
     let before = rounds(progress);
-    eventually(|| rounds(progress) > before + 1 || !victim.is_running(), || "the program does not go on".to_owned());
+    eventually(
+        || rounds(progress) > before + 1 || !victim.is_running(),
+        || "the program does not go on".to_owned(),
+    );
     assert!(victim.is_running(), "the program is gone: {}", victim.output());
 }
 

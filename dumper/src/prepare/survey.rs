@@ -5,7 +5,7 @@
 
 use nix::unistd::Pid;
 
-use crate::collect::{file_locks, lsm, namespaces, seccomp};
+use crate::collect::{file_locks, lsm, namespaces, seccomp, sharing};
 use crate::error::DumpError;
 use crate::prepare::losses;
 use crate::prepare::root::Root;
@@ -54,6 +54,7 @@ pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
     file_locks::check_mapped(root.pid, &seen.descriptors, &seen.vmas, findings);
     shmem::sharers(root.pid, &seen.vmas, &seen.descriptors, findings);
     process(root.pid, findings)?;
+    sharing::check_all(root.pid, findings)?;
     seccomp(root.pid, findings)?;
     lsm(root.pid, findings)?;
     namespaces::check(root.pid, findings)?;

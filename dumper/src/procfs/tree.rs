@@ -13,6 +13,11 @@ pub fn threads(pid: Pid) -> Result<Vec<Pid>, ProcfsError> {
     Ok(tids.into_iter().map(Pid::from_raw).collect())
 }
 
+/// The processes of the reader's pid namespace, in rising order.
+pub fn processes() -> Result<Vec<Pid>, ProcfsError> {
+    Ok(numbers_in(Path::new("/proc"))?.into_iter().map(Pid::from_raw).collect())
+}
+
 /// Parses the blank-separated ids of a `children` file.
 pub fn parse_children(text: &[u8]) -> Result<Vec<Pid>, ParseError> {
     let text = text.strip_suffix(b"\n").unwrap_or(text);

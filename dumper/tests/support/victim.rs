@@ -30,7 +30,7 @@ pub fn compile(name: &str, libc: Libc) -> PathBuf {
         Libc::StaticGlibc => ("cc", &["-static"], "gnustatic"),
     };
     let mut key = blake3::Hasher::new();
-    for file in [&source, &sources.join("victim.h"), &sources.join("smaps.h")] {
+    for file in [&source, &sources.join("victim.h"), &sources.join("smaps.h"), &sources.join("filter.h")] {
         key.update(&std::fs::read(file).unwrap());
     }
     let key = key.finalize().to_hex();

@@ -155,7 +155,11 @@ pub fn check_all(pid: Pid, all: &[Descriptor], ghost_limit: u64, findings: &mut 
     let pipes = all.iter().map(|descriptor| &descriptor.target).filter(|target| is_pipe(target));
     let held_elsewhere = pipe::held_elsewhere(pid, &pipes.map(PathBuf::as_path).collect());
     for descriptor in all {
-        match classify(pid, descriptor, findings) {
+        let kind = classify(pid, descriptor, findings);
+        if kind.is_some() {
+            fown::check(pid, descriptor, findings);
+        }
+        match kind {
             Some(Kind::Regular) if ghost::is_deleted(&descriptor.stat) => {
                 ghost::check(&descriptor.stat, ghost_limit, descriptor.subject(pid), findings);
             }

@@ -1,0 +1,170 @@
+//! Settings that no image holds: each is named by the doctor or the dump, and refused with `--strict`; and what cannot
+//! be dumped at all is refused by name. Either way the process is as it was.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use support::product::{godwit, report};
+use support::victim::{Verdict, Victim};
+use support::{Finished, Scene};
+
+/// A setting of the victim `unkept`, and what is said of it.
+struct Case {
+    setting: &'static str,
+    says: &'static str,
+    /// Whether it is known without stopping the process.
+    early: bool,
+}
+
+const fn early(setting: &'static str, says: &'static str) -> Case {
+    Case { setting, says, early: true }
+}
+
+const fn late(setting: &'static str, says: &'static str) -> Case {
+    Case { setting, says, early: false }
+}
+
+const LOSSES: &[Case] = &[
+    early("ioprio", "I/O priority (class 2, level 7)"),
+    early("affinity", "CPU affinity (mask 2)"),
+    early("slack", "timer slack (12345 ns)"),
+    early("clamp", "utilisation clamps (100 to 500)"),
+    early("core", "PR_SCHED_CORE"),
+    early("speculation", "Speculation_Store_Bypass"),
+    early("coredump", "coredump_filter 0x7"),
+    early("autogroup", "(5, /proc/PID/autogroup)"),
+    early("flusher", "PR_SET_IO_FLUSHER"),
+    early("mce", "PR_MCE_KILL"),
+    early("personality", "personality"),
+    late("tsc", "PR_SET_TSC"),
+    late("cpuid", "ARCH_SET_CPUID"),
+    late("mdwe", "PR_SET_MDWE"),
+    late("merge", "PR_SET_MEMORY_MERGE"),
+    late("thp", "PR_SET_THP_DISABLE"),
+    late("policy", "set_mempolicy"),
+    late("keyring", "keyrings"),
+    late("tsync", "SECCOMP_FILTER_FLAG_TSYNC"),
+];
+
+/// Settings that every kernel and container takes, so that this is never a test of nothing.
+const ALWAYS: &[&str] = &["ioprio", "slack", "coredump", "personality", "tsc", "tsync"];
+
+const REFUSALS: &[Case] = &[
+    early("deadline", "scheduled by deadline"),
+    early("timer", "POSIX timer 0 signals a thread that has ended"),
+    early("owner-thread", "F_SETOWN"),
+    early("owner-group", "F_SETOWN"),
+    early("owner-process", "F_SETOWN"),
+    early("share-vm", "CLONE_VM"),
+    early("share-files", "CLONE_FILES"),
+    early("share-fs", "CLONE_FS"),
+    early("share-sighand", "CLONE_SIGHAND"),
+    late("dispatch", "PR_SET_SYSCALL_USER_DISPATCH"),
+    late("notify", "SECCOMP_RET_USER_NOTIF"),
+];
+
+fn dump(scene: &Scene, pid: i32, more: &[&str]) -> Finished {
+    let images = scene.subdir("images");
+    let mut args = vec!["dump", "--json", "--leave-running", "--pid"];
+    let pid = pid.to_string();
+    args.extend([pid.as_str(), "--images-dir", images.to_str().unwrap()]);
+    args.extend(more);
+    godwit(scene, &args)
+}
+
+/// The victim with one setting, and the process that it shares something with; `None` where that cannot be set here.
+fn start(scene: &Scene, setting: &'static str) -> Option<(Victim, Companion)> {
+    let victim = Victim::start(scene, "unkept", &[setting]);
+    if let Some(why) =
+        victim.log().lines().find_map(|line| line.strip_prefix("UNSUPPORTED ").map(str::to_owned))
+    {
+        assert!(!ALWAYS.contains(&setting), "{setting}: {why}");
+        println!("{setting}: not on this machine: {why}");
+        return None;
+    }
+    let log = victim.log();
+    let shares = log.lines().find_map(|line| line.strip_prefix("SHARES "));
+    Some((victim, Companion(shares.map(|pid| pid.parse().unwrap()))))
+}
+
+/// A process that the victim made, which ends with this.
+struct Companion(Option<i32>);
+
+impl Drop for Companion {
+    fn drop(&mut self) {
+        if let Some(pid) = self.0 {
+            let _ =
+                nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
+            let _ = nix::sys::wait::waitpid(nix::unistd::Pid::from_raw(pid), None);
+        }
+    }
+}
+
+fn doctor(scene: &Scene, pid: i32) -> String {
+    godwit(scene, &["doctor", "--json", "--pid", &pid.to_string()]).stdout
+}
+
+#[test]
+fn what_a_restore_drops_is_named_and_refused_with_strict() {
+    require!("root", "cc");
+    let scene = Scene::new("losses");
+    for case in LOSSES {
+        let Some((mut victim, _companion)) = start(&scene, case.setting) else { continue };
+        let seen = doctor(&scene, victim.pid);
+        assert_eq!(seen.contains(case.says), case.early, "{}: {seen}", case.setting);
+        let dumped = dump(&scene, victim.pid, &[]).expect_ok();
+        let losses = report(&dumped)["losses"].clone();
+        let named =
+            losses.as_array().unwrap().iter().filter(|loss| loss.as_str().unwrap().contains(case.says));
+        assert_eq!(named.count(), 1, "{}: {losses}", case.setting);
+        let refused = dump(&scene, victim.pid, &["--strict"]).expect_refusal();
+        assert!(refused.stderr.contains(case.says), "{}: {refused}", case.setting);
+        victim.expect_untouched();
+        assert_eq!(victim.check(), Verdict::Ok, "{}", case.setting);
+        scene.sweep();
+    }
+}
+
+#[test]
+fn a_process_with_nothing_of_that_loses_nothing() {
+    require!("root", "cc");
+    let scene = Scene::new("no-losses");
+    let (mut victim, _) = start(&scene, "nothing").unwrap();
+    let dumped = dump(&scene, victim.pid, &["--strict"]).expect_ok();
+    assert_eq!(report(&dumped)["losses"].as_array().unwrap().len(), 0, "{dumped}");
+    victim.expect_untouched();
+}
+
+#[test]
+fn what_no_image_holds_is_refused_by_name() {
+    require!("root", "cc");
+    let scene = Scene::new("refusals");
+    for case in REFUSALS {
+        let Some((mut victim, _companion)) = start(&scene, case.setting) else { continue };
+        let seen = doctor(&scene, victim.pid);
+        assert_eq!(seen.contains(case.says), case.early, "{}: {seen}", case.setting);
+        let refused = dump(&scene, victim.pid, &[]).expect_refusal();
+        assert!(refused.stderr.contains(case.says), "{}: {refused}", case.setting);
+        victim.expect_untouched();
+        assert_eq!(victim.check(), Verdict::Ok, "{}", case.setting);
+        scene.sweep();
+    }
+}
+
+#[test]
+fn a_filter_that_could_end_it_is_a_risk_that_is_named() {
+    require!("root", "cc");
+    let scene = Scene::new("risks");
+    for (name, args, early, says) in
+        [("unkept", "strict", true, "strict seccomp mode"), ("sandbox", "kill", false, "forbid rt_sigreturn")]
+    {
+        let mut victim = Victim::start(&scene, name, &[args]);
+        assert_eq!(doctor(&scene, victim.pid).contains(says), early, "{name}");
+        let dumped = dump(&scene, victim.pid, &[]).expect_ok();
+        assert!(dumped.stderr.contains(says), "{name}: {dumped}");
+        let refused = dump(&scene, victim.pid, &["--strict"]).expect_refusal();
+        assert!(refused.stderr.contains(says), "{name}: {refused}");
+        victim.expect_untouched();
+        scene.sweep();
+    }
+}
