@@ -85,12 +85,34 @@ pub enum Change {
     Byte(usize),
 }
 
-/// Changes the field of `image` at `path` (a JSON pointer below `/entries`).
+/// `path` with each `[field=number]` replaced by the index of the first element of that list with such a field: mappings
+/// lie where the kernel puts them.
+#[track_caller]
+fn resolved(image: &Value, path: &str) -> String {
+    let mut pointer = "/entries".to_owned();
+    for part in path.split('/').skip(1) {
+        let part = match part.strip_prefix('[').and_then(|part| part.strip_suffix(']')) {
+            Some(wanted) => {
+                let (field, number) = wanted.split_once('=').unwrap();
+                let number: u64 = number.parse().unwrap();
+                let list = image.pointer(&pointer).and_then(Value::as_array).unwrap();
+                let found = list.iter().position(|element| element[field].as_u64() == Some(number));
+                found.unwrap_or_else(|| panic!("{pointer} has none with {wanted}")).to_string()
+            }
+            None => part.to_owned(),
+        };
+        pointer = format!("{pointer}/{part}");
+    }
+    pointer.strip_prefix("/entries").unwrap().to_owned()
+}
+
+/// Changes the field of `image` at `path` (a JSON pointer below `/entries`, with `[field=number]` for an element).
 ///
 /// # Panics
 /// When there is no such field: a change that changes nothing proves nothing.
 #[track_caller]
 pub fn change(image: &mut Value, path: &str, change: Change) {
+    let path = resolved(image, path);
     let (parent, last) = path.rsplit_once('/').unwrap();
     let pointer = format!("/entries{parent}");
     let parent = image.pointer_mut(&pointer).unwrap_or_else(|| panic!("the image has no {pointer}"));

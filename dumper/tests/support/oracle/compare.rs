@@ -27,6 +27,8 @@ pub enum Rule {
     Behind(u64),
     /// CRIU writes this value.
     Theirs(u64),
+    /// godwit writes it and CRIU leaves it out; the reason stands in the list.
+    OnlyOursAny,
     /// CRIU writes it and godwit leaves it out; the reason stands in the list.
     OnlyTheirs,
     /// The same, with this value.
@@ -252,7 +254,7 @@ fn holds(rule: Rule, ours: Option<&Value>, theirs: Option<&Value>, renumbering: 
         (Rule::Behind(by), Some(a), Some(b)) => {
             a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a.wrapping_add(by) == b)
         }
-        (Rule::OnlyTheirs, None, Some(_)) => true,
+        (Rule::OnlyOursAny, Some(_), None) | (Rule::OnlyTheirs, None, Some(_)) => true,
         (Rule::OnlyTheirsIs(value), None, Some(b)) => b.as_u64() == Some(value),
         (Rule::Free | Rule::Moves, Some(_), Some(_)) => true,
         _ => false,

@@ -1,7 +1,7 @@
 //! Page lists and pages, page by page: the same pages with the same bytes.
 //!
 //! What differs has one of these names, as fields of the image `pages`: `(only godwit, zero)`, `(only godwit, as in its
-//! file)`, `(only godwit)`, the same with CRIU, `(rseq)` for a page that is the same but for the areas that the kernel
+//! file)`, `(only godwit)`, the same with CRIU, `(only godwit, droppable)`, `(rseq)` for a page that is the same but for the areas that the kernel
 //! itself writes when a thread runs, and `(bytes)`.
 
 use super::compare::{Compared, Dir};
@@ -140,6 +140,9 @@ fn difference(
     };
     let page = ours.or(theirs)?;
     let in_file = vma.and_then(|vma| in_file(vma, address, pid));
+    if theirs.is_none() && vma.is_some_and(is_droppable) {
+        return Some(("(only godwit, droppable)", String::new()));
+    }
     let index = if in_file.is_some_and(|in_file| in_file == page) {
         1
     } else if is_zero(&page) {
@@ -148,6 +151,11 @@ fn difference(
         2
     };
     Some((names[index], String::new()))
+}
+
+/// Whether the kernel may drop the mapping's pages at any time (`MAP_DROPPABLE` in the place of `MAP_PRIVATE`).
+fn is_droppable(vma: &Value) -> bool {
+    vma["flags"].as_u64().is_some_and(|flags| flags & 0xf == 8)
 }
 
 /// What the file of a mapping holds for a page.
