@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::child::{Finished, Running};
 use support::lab::{BOTH, CriuVersion, Restored};
-use support::memory::{self, Mapping};
+use support::memory::{self, Difference, Mapping};
 use support::product::{Server, godwit_command, migrate_args, report};
 use support::victim::{Verdict, Victim};
 use support::{Scene, images};
@@ -98,7 +98,7 @@ fn expect_rounds(finished: &Finished, run: &Run) -> Result<(), String> {
 }
 
 /// Restores, compares before a single instruction of the copy ran, and lets the copy check itself.
-fn compare(sealed: &Sealed, run: &Run) -> Result<Vec<String>, String> {
+fn compare(sealed: &Sealed, run: &Run) -> Result<Vec<Difference>, String> {
     let victim = &sealed.victim;
     let restored = Restored::try_from_images(&sealed.images, run.criu, &["--leave-stopped"], victim)?;
     let copy = memory::look(restored.pid, &sealed.rseq);
@@ -117,7 +117,12 @@ fn try_one(scene: &Scene, server: &Server, run: &Run) -> Result<usize, String> {
     sealed.victim.expect_killed();
     let differences = compare(&sealed, run)?;
     if !differences.is_empty() {
-        let first = differences.iter().take(12).map(String::as_str).collect::<Vec<_>>().join("\n");
+        let session = sealed.images.parent().unwrap();
+        let tell = |Difference { page, text }: &Difference| match page {
+            Some(page) => format!("{text}; {}", memory::history(session, sealed.victim.pid as u32, *page)),
+            None => text.clone(),
+        };
+        let first = differences.iter().take(12).map(tell).collect::<Vec<_>>().join("\n");
         return Err(format!("{} differences:\n{first}", differences.len()));
     }
     let compared = memory::pages_compared(&sealed.source);

@@ -61,6 +61,19 @@ fn follow(choice: Choice, dir: &Path, program: &Path) {
     collect(&mut tracker);
     assert_eq!(collect(&mut tracker), none);
 
+    // The kernel joins what is moved with what it comes to lie beside, and may forget that it tracked both.
+    step(&victim, "BESIDE");
+    collect(&mut tracker);
+    collect(&mut tracker);
+    for word in ["JOINED", "WRITTEN"] {
+        step(&victim, word);
+        let found = collect(&mut tracker);
+        let lost = (0..50).map(|i| 3 * i).find(|page| !found.contains(page));
+        assert_eq!(lost, None, "{word}: a written page was not reported");
+    }
+    collect(&mut tracker);
+    assert_eq!(collect(&mut tracker), none);
+
     step(&victim, "EXECUTED");
     assert_eq!(collect(&mut tracker), all, "the memory after an execve");
     collect(&mut tracker);

@@ -13,16 +13,18 @@
 
 #define PAGE 4096ul
 #define SIZE (8ul << 20)
+#define BESIDE (64 * PAGE)
 #define AREA ((char *)0x200000000000ul)
 #define OTHER (AREA + 8 * SIZE)
 
+/* Without a content it is left untouched. */
 static void map(char *at, unsigned long size, char content)
 {
 	if (mmap(at, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != at)
 		exit(2);
 	/* Whole page tables are moved only where there are page tables. */
 	madvise(at, size, MADV_NOHUGEPAGE);
-	for (unsigned long i = 0; i < size; i += PAGE)
+	for (unsigned long i = 0; content && i < size; i += PAGE)
 		at[i] = content;
 }
 
@@ -67,6 +69,21 @@ int main(int argc, char **argv)
 	if (mremap(OTHER, SIZE, SIZE, MREMAP_MAYMOVE | MREMAP_FIXED, AREA) != AREA)
 		exit(4);
 	say("MOVED\n");
+	wait_for_next();
+	/* What was never touched is joined with what it comes to lie beside. */
+	map(AREA, SIZE, 6);
+	map(OTHER, BESIDE, 0);
+	say("BESIDE\n");
+	wait_for_next();
+	if (mremap(OTHER, BESIDE, BESIDE, MREMAP_MAYMOVE | MREMAP_FIXED, AREA + SIZE) != AREA + SIZE)
+		exit(6);
+	for (unsigned long i = 0; i < 50; i++)
+		AREA[3 * i * PAGE] = 7;
+	say("JOINED\n");
+	wait_for_next();
+	for (unsigned long i = 0; i < 50; i++)
+		AREA[3 * i * PAGE] = 8;
+	say("WRITTEN\n");
 	wait_for_next();
 	execl("/proc/self/exe", argv[0], "again", NULL);
 	exit(5);

@@ -10,11 +10,15 @@
 //! Mappings that touch and are alike in everything that is compared count as one: whether the kernel joined them hangs
 //! on their history.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
 
 use godwit_dumper::procfs::maps::{self, Vma};
+use godwit_wire::image::pagemap;
+use godwit_wire::plan::{PE_PRESENT, PageOwner};
 use nix::unistd::Pid;
 
 const PAGE: usize = 4096;
@@ -28,11 +32,22 @@ const RSEQ_MASKED: [Range<usize>; 2] = [0..8, 20..28];
 pub enum Held {
     Zeros,
     /// BLAKE3 of its bytes, cut.
-    Bytes([u8; 16]),
+    Bytes(u128),
     /// A read of it fails: a guard, or behind the end of a file.
     Nothing,
     /// Not compared.
     Masked,
+}
+
+impl std::fmt::Display for Held {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Held::Zeros => f.write_str("zeros"),
+            Held::Bytes(hash) => write!(f, "bytes {:08x}", hash >> 96),
+            Held::Nothing => f.write_str("nothing"),
+            Held::Masked => f.write_str("what is not compared"),
+        }
+    }
 }
 
 /// A mapping and what its pages hold.
@@ -110,12 +125,16 @@ fn held(mem: &File, pagemap: &File, vma: &Vma, at: u64, rseq: &[u64]) -> Held {
         return Held::Nothing;
     }
     mask(&mut page, at, rseq);
+    of_bytes(&page)
+}
+
+fn of_bytes(page: &[u8; PAGE]) -> Held {
     if page.iter().all(|byte| *byte == 0) {
         return Held::Zeros;
     }
     let mut short = [0; 16];
-    short.copy_from_slice(&blake3::hash(&page).as_bytes()[..16]);
-    Held::Bytes(short)
+    short.copy_from_slice(&blake3::hash(page).as_bytes()[..16]);
+    Held::Bytes(u128::from_be_bytes(short))
 }
 
 /// Zeroes the bytes of restartable-sequence areas that are the kernel's.
@@ -130,42 +149,74 @@ fn mask(page: &mut [u8; PAGE], at: u64, rseq: &[u64]) {
     }
 }
 
-/// Every difference between a process and its copy, in words; no more than a few for each mapping.
-pub fn differences(source: &[Mapping], copy: &[Mapping]) -> Vec<String> {
-    let mut found = Vec::new();
+/// What is not the same in a process and its copy.
+#[derive(Clone, Debug)]
+pub struct Difference {
+    /// The page, where it is about one.
+    pub page: Option<u64>,
+    pub text: String,
+}
+
+/// Every mapping that only one has, and every page that holds something else.
+pub fn differences(source: &[Mapping], copy: &[Mapping]) -> Vec<Difference> {
     let key = |mapping: &Mapping| (mapping.start, mapping.end, mapping.is.clone());
-    let of_copy: std::collections::BTreeMap<_, _> =
-        copy.iter().map(|mapping| (key(mapping), mapping)).collect();
+    let alone = |whose: &str, mapping: &Mapping| {
+        let text = format!("only the {whose} has {:x}-{:x} {}", mapping.start, mapping.end, mapping.is);
+        Difference { page: None, text }
+    };
+    let of_copy: BTreeMap<_, _> = copy.iter().map(|mapping| (key(mapping), mapping)).collect();
+    let mut found = Vec::new();
     for mapping in source {
         match of_copy.get(&key(mapping)) {
             Some(other) => pages_differ(mapping, other, &mut found),
-            None => found
-                .push(format!("only the source has {:x}-{:x} {}", mapping.start, mapping.end, mapping.is)),
+            None => found.push(alone("source", mapping)),
         }
     }
-    let of_source: std::collections::BTreeSet<_> = source.iter().map(key).collect();
-    let only = copy.iter().filter(|mapping| !of_source.contains(&key(mapping)));
-    found.extend(
-        only.map(|mapping| format!("only the copy has {:x}-{:x} {}", mapping.start, mapping.end, mapping.is)),
-    );
+    let of_source: BTreeSet<_> = source.iter().map(key).collect();
+    let others = copy.iter().filter(|mapping| !of_source.contains(&key(mapping)));
+    found.extend(others.map(|mapping| alone("copy", mapping)));
     found
 }
 
-fn pages_differ(source: &Mapping, copy: &Mapping, found: &mut Vec<String>) {
-    let wrong: Vec<usize> =
-        (0..source.pages.len()).filter(|page| source.pages[*page] != copy.pages[*page]).collect();
-    for &page in wrong.iter().take(4) {
-        found.push(format!(
-            "page {:x} of {:x}-{:x} {} (one of {}): {:?} in the source, {:?} in the copy",
-            source.start + (page * PAGE) as u64,
-            source.start,
-            source.end,
-            source.is,
-            wrong.len(),
-            source.pages[page],
-            copy.pages[page]
-        ));
+fn pages_differ(source: &Mapping, copy: &Mapping, found: &mut Vec<Difference>) {
+    for (page, (ours, theirs)) in source.pages.iter().zip(&copy.pages).enumerate() {
+        if ours != theirs {
+            let at = source.start + (page * PAGE) as u64;
+            let Mapping { start, end, is, .. } = source;
+            let text =
+                format!("page {at:x} of {start:x}-{end:x} {is}: {ours} in the source, {theirs} in the copy");
+            found.push(Difference { page: Some(at), text });
+        }
     }
+}
+
+/// What each round of a session and its last set have of a page of the task, to be read beside a difference.
+pub fn history(session: &Path, task: u32, page: u64) -> String {
+    let mut rounds: Vec<PathBuf> =
+        std::fs::read_dir(session).unwrap().map(|entry| entry.unwrap().path()).collect();
+    // `final` before `round-0001` by name, and the last by nature.
+    rounds.sort_by_key(|path| (path.ends_with("final"), path.clone()));
+    let owner = PageOwner::Task(task);
+    let told = rounds.iter().filter_map(|dir| {
+        let bytes = std::fs::read(dir.join(owner.pagemap_name())).ok()?;
+        let plan = pagemap::decode(owner, &bytes).unwrap();
+        let name = dir.file_name()?.to_string_lossy().into_owned();
+        let Some(run) = plan.runs.iter().find(|run| run.vaddr <= page && page < run.end()) else {
+            return Some(format!("{name}: not listed"));
+        };
+        let slot = plan.placed().find(|(placed, _)| placed.vaddr == run.vaddr).map(|(_, slots)| slots.start);
+        let Some(first) = slot.filter(|_| run.flags & PE_PRESENT != 0) else {
+            return Some(format!("{name}: left to the round before"));
+        };
+        let mut bytes = [0; PAGE];
+        let pages = File::open(dir.join(format!("pages-{}.img", plan.pages_id))).unwrap();
+        let offset = first * PAGE as u64 + (page - run.vaddr);
+        Some(match pages.read_exact_at(&mut bytes, offset) {
+            Ok(()) => format!("{name}: {}", of_bytes(&bytes)),
+            Err(error) => format!("{name}: {error}"),
+        })
+    });
+    told.collect::<Vec<_>>().join(", ")
 }
 
 /// Pages of all mappings that hold something that is compared.

@@ -12,9 +12,15 @@
 //! private file mapping given back by MADV_DONTNEED) shows as swapped but not present and is read again at every
 //! collection. Neither does it report what a device writes into a page after that was protected: while files are open
 //! for direct reads, the collection is made in a short stop, which ends such reads first.
+//!
+//! A mapping can lose its registration without a change of its own: mremap moves another one beside it, the kernel joins
+//! the two and takes the registration off what was moved, which by then is both (mm/mremap.c, mremap_userfaultfd_prep).
+//! The pages' marks stay, and after the next registration they would pass for protection that is not there. So marks are
+//! taken off whatever is registered, before it is protected.
 
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::fd::{AsFd, OwnedFd};
 
 use godwit_wire::fault;
@@ -46,6 +52,8 @@ pub struct UffdWp {
     uffd: OwnedFd,
     /// The address space that the userfaultfd belongs to is gone: the process made an execve.
     is_orphaned: bool,
+    /// Ranges that may have been registered with old marks left in them: they count as not registered.
+    unsettled: Vec<Range<u64>>,
 }
 
 impl UffdWp {
@@ -76,13 +84,14 @@ impl UffdWp {
     fn with(pid: Pid, uffd: OwnedFd) -> Result<UffdWp, TrackerError> {
         userfaultfd::api(uffd.as_fd(), userfaultfd::FEATURE_WP_ASYNC)
             .map_err(|source| TrackerError::Userfaultfd { pid, what: "UFFDIO_API", source })?;
-        Ok(UffdWp { pid, uffd, is_orphaned: false })
+        Ok(UffdWp { pid, uffd, is_orphaned: false, unsettled: Vec::new() })
     }
 
     /// Collects every mapping.
     fn collect_all(&mut self, vmas: &[Vma], is_stopped: bool) -> Result<Vec<Run>, TrackerError> {
         // Opened anew each time: an open one stays with the address space that an execve left.
         let pagemap = open_pagemap(self.pid)?;
+        let unsettled = if is_stopped { self.unsettled.clone() } else { std::mem::take(&mut self.unsettled) };
         let mut regions = vec![Region::default(); REGIONS];
         let mut runs = Vec::new();
         for vma in vmas {
@@ -91,7 +100,15 @@ impl UffdWp {
                 continue;
             }
             let mut here = Vec::new();
-            self.collect_one(&pagemap, vma, is_stopped, &mut regions, &mut here)?;
+            if unsettled.iter().any(|range| range.start < vma.end && vma.start < range.end) {
+                // As one that is found not to be registered.
+                if !is_stopped && self.register(vma)? {
+                    self.collect_one(&pagemap, vma, is_stopped, &mut regions, &mut Vec::new())?;
+                }
+                push(&mut here, vma.range());
+            } else {
+                self.collect_one(&pagemap, vma, is_stopped, &mut regions, &mut here)?;
+            }
             if vma.has_file() {
                 self.given_back(&pagemap, vma, &mut regions, &mut here)?;
                 here.sort_by_key(|run| run.vaddr);
@@ -149,13 +166,14 @@ impl UffdWp {
         Ok(())
     }
 
-    /// Registers a mapping; false where that cannot be. It is then whole in every collection: it is gone or has changed
-    /// since it was listed, holds something that cannot be protected, or belongs to another address space than ours.
+    /// Registers a mapping and takes old marks off its pages; false where that cannot be. It is then whole in every
+    /// collection: it is gone or has changed since it was listed, holds something that cannot be protected, or belongs
+    /// to another address space than ours.
     fn register(&mut self, vma: &Vma) -> Result<bool, TrackerError> {
         match userfaultfd::register_wp(self.uffd.as_fd(), &vma.range()) {
             Ok(()) => {
                 fault::point("mid.tracker.armed")?;
-                Ok(true)
+                self.settle(vma)
             }
             Err(Errno::EINVAL | Errno::EBUSY | Errno::EPERM | Errno::ENOENT) => Ok(false),
             Err(Errno::ENOMEM) => {
@@ -163,6 +181,23 @@ impl UffdWp {
                 Ok(false)
             }
             Err(source) => Err(self.failed("UFFDIO_REGISTER", vma, source)),
+        }
+    }
+
+    /// Takes the marks off all pages of a mapping that was just registered; false where it changed meanwhile.
+    fn settle(&mut self, vma: &Vma) -> Result<bool, TrackerError> {
+        match userfaultfd::write_protect(self.uffd.as_fd(), &vma.range(), false) {
+            Ok(()) => Ok(true),
+            // A part of it is registered no more. What follows that part was not looked at.
+            Err(Errno::ENOENT | Errno::EAGAIN) => {
+                self.unsettled.push(vma.range());
+                Ok(false)
+            }
+            Err(Errno::ESRCH | Errno::ENOMEM) => {
+                self.is_orphaned = true;
+                Ok(false)
+            }
+            Err(source) => Err(self.failed("UFFDIO_WRITEPROTECT", vma, source)),
         }
     }
 
