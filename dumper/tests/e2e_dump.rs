@@ -267,10 +267,10 @@ fn a_program_whose_file_is_deleted_comes_back() {
         victim.expect_untouched();
         dump(&scene, victim.pid, &images, &[]).expect_ok();
         victim.expect_killed();
-        victim.ask();
         let restored = Restored::from_images(&images, version, &[], &victim);
         let exe = std::fs::read_link(format!("/proc/{}/exe", restored.pid)).unwrap();
         assert!(exe.to_str().unwrap().ends_with("(deleted)"), "{}", exe.display());
+        victim.ask();
         assert_eq!(restored.verdict(), Verdict::Ok, "CRIU {}", version.text());
     }
 }
