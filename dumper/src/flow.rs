@@ -295,6 +295,9 @@ fn asked_losses(
 ) -> Result<Vec<Loss>, DumpError> {
     let mut findings = Findings::default();
     settings::of_asked(host.root.pid, &says.task.settings, is_strict, &mut findings);
+    for thread in &says.threads {
+        settings::of_death_signal(thread.tid, thread.pdeath_sig, &mut findings);
+    }
     survey::late_verdict(findings, &host.losses, options.strict)
 }
 

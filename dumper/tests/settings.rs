@@ -42,12 +42,13 @@ const LOSSES: &[Case] = &[
     late("merge", "PR_SET_MEMORY_MERGE"),
     late("thp", "PR_SET_THP_DISABLE"),
     late("policy", "set_mempolicy"),
+    late("death-signal", "parent death signal (SIGURG)"),
     late("keyring", "keyrings"),
     late("tsync", "SECCOMP_FILTER_FLAG_TSYNC"),
 ];
 
 /// Settings that every kernel and container takes, so that this is never a test of nothing.
-const ALWAYS: &[&str] = &["ioprio", "slack", "coredump", "personality", "tsc", "tsync"];
+const ALWAYS: &[&str] = &["ioprio", "slack", "coredump", "personality", "tsc", "tsync", "death-signal"];
 
 const REFUSALS: &[Case] = &[
     early("deadline", "scheduled by deadline"),

@@ -66,6 +66,8 @@ pub struct TaskSays {
 /// What one thread says.
 #[derive(Clone, Debug)]
 pub struct ThreadSays {
+    /// The thread.
+    pub tid: Pid,
     /// Address that the kernel clears and wakes when the thread ends.
     pub clear_tid_addr: u64,
     /// Alternate signal stack.
@@ -121,6 +123,7 @@ pub fn task(
 pub fn thread(session: &mut Session<'_>) -> Result<ThreadSays, DumpError> {
     let mut asking = Asking::new(session)?;
     Ok(ThreadSays {
+        tid: asking.tid(),
         clear_tid_addr: asking.prctl_word(pr::GET_TID_ADDRESS)?,
         sas: asking.altstack()?,
         pdeath_sig: asking.prctl_word(pr::GET_PDEATHSIG)? as u32,

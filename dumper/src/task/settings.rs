@@ -4,6 +4,7 @@
 //! What a restored process gets is what `criu` hands on: for most settings the kernel's default, for the others the
 //! dumper's own value is taken for it, since both are started alike.
 
+use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
 use crate::procfs::stat::{self, Stat};
@@ -176,6 +177,19 @@ pub fn of_asked(pid: Pid, asked: &Asked, is_strict: bool, findings: &mut Finding
     }
     if asked.has_keyring {
         lose("its thread and process keyrings are not restored");
+    }
+}
+
+/// Names what comes of a thread's parent death signal (`PR_GET_PDEATHSIG`, 0 for none). CRIU restores it, and is the
+/// parent of what it restores.
+pub fn of_death_signal(tid: Pid, signal: u32, findings: &mut Findings) {
+    if signal != 0 {
+        let name = i32::try_from(signal).ok().and_then(|number| Signal::try_from(number).ok());
+        let name = name.map_or_else(|| format!("signal {signal}"), |name| name.as_str().to_owned());
+        findings.lose(
+            Subject::Thread(tid),
+            format!("its parent death signal ({name}) is sent to it when `criu restore -d` ends"),
+        );
     }
 }
 

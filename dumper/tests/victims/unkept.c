@@ -166,6 +166,8 @@ static void set(const char *name)
 		want(syscall(SYS_set_mempolicy, 2, &nodes, 8)); /* MPOL_BIND */
 	} else if (!strcmp(name, "keyring"))
 		want(syscall(SYS_add_key, "keyring", "godwit", NULL, 0, -1)); /* KEY_SPEC_THREAD_KEYRING */
+	else if (!strcmp(name, "death-signal"))
+		want(prctl(PR_SET_PDEATHSIG, SIGURG));
 	else if (!strcmp(name, "personality"))
 		want(personality(ADDR_NO_RANDOMIZE));
 	else if (!strcmp(name, "tsync")) {
