@@ -105,7 +105,7 @@ fn signals_at_random_moments_leave_the_victim_or_move_it_whole() {
     let (seed, mut random) = Random::of_variable("GODWIT_SIGNAL_SEED", 0x5eed);
     let scene = Scene::new("signals");
     let server = Server::start(&scene, CriuVersion::V4_2);
-    let cases = if std::env::var_os("GODWIT_FULL").is_some() { 100 } else { 12 };
+    let cases = if std::env::var_os("GODWIT_FULL").is_some() { 100 } else { 8 };
     let mut length = Duration::from_millis(1500);
     let (mut undone, mut moved) = (0, 0);
     let mut victim = Victim::start(&scene, "threads", &[]);

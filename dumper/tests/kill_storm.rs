@@ -26,6 +26,11 @@ const VICTIMS: &[(&str, &[&str])] = &[
     ("threads", &[]),
     ("busy", &["8", "2", "1000", "4000"]),
     ("timers", &[]),
+    ("restart", &[]),
+    ("sandbox", &[]),
+    ("signals", &[]),
+    ("aio", &[]),
+    ("shmem", &[]),
 ];
 
 /// Kills before a victim is asked.

@@ -3,6 +3,7 @@
 
 mod support;
 
+use support::untouched::{Busy, State, may_be_left_by_a_kill};
 use support::{Scene, Victim, godwit};
 
 const PROGRAM: &str = r#"
@@ -66,4 +67,40 @@ fn two_dumpers_never_work_on_one_process() {
     assert!(refused.stderr.contains("another godwit"), "{refused}");
     drop(held);
     godwit(&scene, &args).expect_ok();
+}
+
+/// What a dumper leaves that is killed at a place, seen as differences of the victim; then swept by `doctor`.
+#[track_caller]
+fn left_by_a_kill_at(point: &str, args: &[&str]) {
+    let scene = Scene::new("left");
+    let mut victim = Victim::start(&scene, "threads", &[]);
+    let before = State::of(victim.pid, Busy::Still);
+    let (pid, images) = (victim.pid.to_string(), scene.dir().join("images"));
+    let args = [args, &["--pid", &pid, "--images-dir", images.to_str().unwrap()]].concat();
+    let mut command = support::product::godwit_command(&scene, &args);
+    command.env("GODWIT_FAULT", format!("{point}:kill@1"));
+    let killed = support::run(command, support::product::GODWIT_LIMIT);
+    assert_eq!(killed.code(), None, "{killed}");
+    support::untouched::expect_runs(victim.pid);
+    let differences = before.differences(&State::of(victim.pid, Busy::Still));
+    assert!(!differences.is_empty(), "{point} leaves nothing, so the sweep is not tried");
+    assert!(differences.iter().all(|line| may_be_left_by_a_kill(line)), "{differences:?}");
+    let swept = godwit(&scene, &["doctor", "--sweep"]).expect_ok();
+    assert!(swept.stdout.contains(&pid), "it is not said: {swept}");
+    before.again(victim.pid, Busy::Still).unwrap();
+    // There is nothing more to sweep of it.
+    assert!(!godwit(&scene, &["doctor", "--sweep"]).expect_ok().stdout.contains(&pid));
+    assert_eq!(victim.check(), support::Verdict::Ok);
+}
+
+#[test]
+fn scratch_memory_of_a_killed_dumper_is_swept_by_doctor() {
+    require!("root", "cc");
+    left_by_a_kill_at("mid.remote.mapped", &["dump"]);
+}
+
+#[test]
+fn an_inert_userfaultfd_of_a_killed_dumper_is_swept_by_doctor() {
+    require!("root", "cc");
+    left_by_a_kill_at("mid.tracker.made", &["pre-dump", "--tracker", "uffd-wp"]);
 }

@@ -134,7 +134,8 @@ fn storm(mode: &str, compiler: &str, flags: &[&str]) {
 
     let seed = number("GODWIT_STORM_SEED", 0x5eed);
     let mut random = Random(seed);
-    for kill in 0..number("GODWIT_STORM_KILLS", 50) {
+    let kills = number("GODWIT_STORM_KILLS", 50);
+    for kill in 0..kills {
         kill_a_tracer(pid, Duration::from_micros(random.below(4000)));
         let what = || format!("kill {kill} of seed {seed}: {pid} is still traced");
         eventually(|| is_untraced(pid), what);
@@ -154,6 +155,9 @@ fn storm(mode: &str, compiler: &str, flags: &[&str]) {
     assert_eq!(godwit_dumper::procfs::fdinfo::list(pid).unwrap(), fds);
     await_progress(&progress, &mut victim);
     assert_eq!(victim.output(), "");
+    println!(
+        "remote storm: {kills} kills of a tracer of `{mode}`, built by {compiler}, which went on as it was (seed {seed})"
+    );
 }
 
 /// How often the program has been round.

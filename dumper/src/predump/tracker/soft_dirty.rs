@@ -6,6 +6,7 @@
 
 use std::fs::File;
 
+use godwit_wire::fault;
 use nix::unistd::Pid;
 
 use super::frames::{self, Frames};
@@ -58,9 +59,12 @@ impl Tracker for SoftDirty {
             return self.ask(vmas);
         }
         let frozen = seize::seize(self.pid)?;
-        let dirty = self.ask(vmas).and_then(|dirty| clear(self.pid).map(|()| dirty));
+        let dirty = self.ask(vmas)?;
+        fault::point("mid.tracker.asked")?;
+        clear(self.pid)?;
+        fault::point("mid.tracker.cleared")?;
         frozen.thaw()?;
-        dirty
+        Ok(dirty)
     }
 }
 
