@@ -92,7 +92,7 @@ fn every_victim_survives_a_migration() {
     let mut bad = Vec::new();
     for Listed { name, args, .. } in victims::of(In::Migrate) {
         let mut victim = Victim::start(&scene, name, args);
-        let finished = godwit(&scene, &migrate_args(victim.pid, &server, &["--max-rounds", "3"]));
+        let finished = godwit(&scene, &migrate_args(victim.pid, &server, &["--rounds", "3"]));
         let verdict = if finished.ok() {
             victim.expect_killed();
             moved::copy(&scene, &victim, &finished).check(&victim)
