@@ -82,6 +82,16 @@ const BASH: &str = r#"declare -A t; for ((i = 0; i < 2000; i++)); do t[$i]=$i$i;
 const SQL: &str = "PRAGMA journal_mode=WAL;\nCREATE TABLE t(n INTEGER PRIMARY KEY, filler BLOB);\nWITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c WHERE i < 500) INSERT INTO t SELECT i, randomblob(500) FROM c;\n.system echo READY >> log\nWITH RECURSIVE c(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM c) SELECT count(*) FROM c;\n";
 
 /// Programs that are on most machines. Those that are missing are left out, and said.
+#[test]
+fn huge_pages_are_written_as_criu_writes_them() {
+    require!("root", "cc", "criu-4.2", "crit", "huge-pages");
+    let scene = Scene::new("oracle-huge");
+    let huge = support::huge::HugePages::new(&scene);
+    let mut tally = Tally::default();
+    tally.ask(&scene, "hugetlb", &Victim::start(&scene, "hugetlb", &[huge.dir.to_str().unwrap()]));
+    tally.expect_none();
+}
+
 fn ask_programs(scene: &Scene, tally: &mut Tally) {
     std::fs::write(scene.dir().join("program.py"), PYTHON).unwrap();
     std::fs::write(scene.dir().join("script.sql"), SQL).unwrap();

@@ -16,7 +16,7 @@ use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
 use godwit_wire::image::fown::FownEntry;
 use godwit_wire::image::memfd::{MemfdFileEntry, MemfdInodeEntry};
 
-use super::{Descriptor, fown};
+use super::{Descriptor, fown, huge};
 use crate::error::DumpError;
 use crate::sys;
 
@@ -38,9 +38,14 @@ pub fn device() -> nix::Result<u64> {
     })
 }
 
-/// Whether a file lies there.
+/// Whether a file lies there, or is a memfd of huge pages.
 pub fn is_memory(stat: &FileStat) -> bool {
-    device().is_ok_and(|device| device == stat.st_dev)
+    is_memory_device(stat.st_dev)
+}
+
+/// Whether the files of a device are memory files.
+pub fn is_memory_device(device: u64) -> bool {
+    self::device().is_ok_and(|own| own == device) || huge::memfd_flag(device).is_some()
 }
 
 /// Whether a link in `/proc` points at what looks like a memory file by its name.
@@ -76,7 +81,7 @@ pub fn inode_entry(at: &Path, target: &Path, stat: &FileStat, id: u32) -> Result
         shmid,
         seals,
         inode_id: u64::from(id),
-        hugetlb_flag: None,
+        hugetlb_flag: huge::memfd_flag(stat.st_dev),
         mode: Some(stat.st_mode),
     })
 }

@@ -6,6 +6,7 @@
 
 pub mod fown;
 pub mod ghost;
+pub mod huge;
 pub mod memfd;
 pub mod pipe;
 pub mod reg;

@@ -84,11 +84,12 @@ fn is_huge_anonymous(vma: &Vma) -> bool {
         && (vma.vm_flags.is_none() || vma.has_flag(b"ht"))
 }
 
-/// Whether a memory file stands behind the mapping: a memfd, or shared anonymous memory.
+/// Whether a memory file stands behind the mapping: a memfd, or shared anonymous memory, of huge pages too.
 pub fn is_memory_file(vma: &Vma) -> bool {
     vma.inode != 0
         && !vma.path.starts_with(b"/SYSV")
-        && memfd::device().is_ok_and(|device| device == makedev(u64::from(vma.major), u64::from(vma.minor)))
+        && !is_huge_anonymous(vma)
+        && memfd::is_memory_device(makedev(u64::from(vma.major), u64::from(vma.minor)))
 }
 
 fn refusal_of(vma: &Vma, name: &str) -> Option<(&'static str, &'static str)> {
