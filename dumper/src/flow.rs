@@ -31,6 +31,7 @@ use crate::interrupt;
 use crate::options::{CriuVersion, Options};
 use crate::predump::pages::{self, PageSource, SentPages};
 use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
+use crate::predump::segments;
 use crate::predump::tracker;
 use crate::prepare::alarm::Alarm;
 use crate::prepare::cpu::XsaveLayout;
@@ -42,7 +43,7 @@ use crate::prepare::{kerndat, leftovers, limits, losses, survey};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{ProcfsError, stat, status, timers};
 use crate::refusal::{Findings, Loss};
-use crate::report::{DumpStats, Outcome, Report, RoundReport};
+use crate::report::{DumpStats, Outcome, Report, RoundReport, SharedPages};
 use crate::step::{Step, Steps};
 use crate::sys::ptrace::SignalQueue;
 use crate::task::aio::{self, Rings};
@@ -214,7 +215,7 @@ struct Dumped<'a> {
     sent: SentPages,
     segments: Vec<Segment>,
     rings: Rings,
-    shared: SentPages,
+    shared: SharedPages,
     state: State,
     memdump: Duration,
 }
@@ -237,7 +238,8 @@ fn dump_task<'a>(
     survey::late_mappings(&host.root, &listed.vmas)?;
     let rings = Rings::read(host.root.pid, &listed.vmas)?;
     let segments = shmem::collect(host.root.pid, &listed.vmas, &collected.descriptors)?;
-    let plan = rounds.final_plan(&listed, shmem::plans(&segments, PAGES_ID + 1)?);
+    let of_segments = rounds.segments.plans(&segments, true, options.readers)?;
+    let plan = rounds.final_plan(&listed, of_segments);
     let mut images =
         steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;
     let source = page_source(options, host, &segments);
@@ -250,12 +252,13 @@ fn dump_task<'a>(
     });
     let (state, sent) = (state?, sent?); // a mapping that cannot be dumped is a better reason than a page of it
     sent.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
-    let (sent, shared) = pages::split_off(PAGES_ID, sent);
+    let (sent, of_segments) = pages::split_off(PAGES_ID, sent);
+    let shared = SharedPages::of(&of_segments, segments::in_parent(&images.plan().pages));
     for image in &state.images {
         images.put(image.clone())?;
     }
     rounds.read_latency_us += &sent.read_latency_us;
-    rounds.read_latency_us += &shared.read_latency_us;
+    rounds.read_latency_us += &of_segments.read_latency_us;
     Ok(Dumped { images, collected, listed, sent, segments, rings, shared, state, memdump: begun.elapsed() })
 }
 
@@ -440,7 +443,7 @@ fn finish(
     }
     let mut stats = rounds::count(host.stats, &listed, &sent);
     stats.shared_scanned = segments.iter().map(Segment::pages).sum();
-    stats.shared_written = shared.data_pages + shared.zero_pages;
+    (stats.shared_skipped_parent, stats.shared_written) = (shared.in_parent, shared.data + shared.zero);
     (stats.freezing, stats.memdump) = (stopped.freezing, memdump);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     images.put(stats.image()?)?;
@@ -452,8 +455,7 @@ fn finish(
     let (sealed, _) = images.seal(&page_source(options, host, &segments))?;
     fault::point("mid.finish.sealed")?;
     scripts::run(&options.action_scripts, Hook::PostDump, root.pid)?;
-    let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us)
-        .with_shared(shared.data_pages, shared.zero_pages);
+    let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us).with_shared(shared);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     let losses = collected.losses.into_iter().chain(state.losses).collect();
     Ok(SealedSet { stats, report: Some(report), restore_options, has_locks, losses })

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use nix::unistd::Pid;
 use serde::Serialize;
 
-use crate::predump::pages;
+use crate::predump::pages::{self, SentPages};
 use crate::refusal::Loss;
 
 /// Percentiles of a time, in microseconds.
@@ -69,12 +69,31 @@ impl RoundReport {
         self.pages_data + self.pages_zero
     }
 
-    /// With the pages of shared memory segments added, of which all that hold something are sent.
-    pub fn with_shared(mut self, data: u64, zero: u64) -> RoundReport {
-        self.pages_scanned += data + zero;
-        self.pages_data += data;
-        self.pages_zero += zero;
+    /// With the pages of shared memory segments added.
+    pub fn with_shared(mut self, shared: SharedPages) -> RoundReport {
+        self.pages_scanned += shared.in_parent + shared.data + shared.zero;
+        self.pages_in_parent += shared.in_parent;
+        self.pages_data += shared.data;
+        self.pages_zero += shared.zero;
         self
+    }
+}
+
+/// Pages of shared memory segments in a round, or in the last set.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SharedPages {
+    /// Left to the round before.
+    pub in_parent: u64,
+    /// Sent as bytes.
+    pub data: u64,
+    /// Sent as zeros.
+    pub zero: u64,
+}
+
+impl SharedPages {
+    /// Of what was sent, and what was left to the round before.
+    pub fn of(sent: &SentPages, in_parent: u64) -> SharedPages {
+        SharedPages { in_parent, data: sent.data_pages, zero: sent.zero_pages }
     }
 }
 
@@ -237,6 +256,8 @@ pub struct DumpStats {
     pub pages_written: u64,
     /// Pages of shared memory segments, holes too.
     pub shared_scanned: u64,
+    /// Pages of shared memory segments left to the parent.
+    pub shared_skipped_parent: u64,
     /// Pages of shared memory segments in this directory's pages files.
     pub shared_written: u64,
 }
@@ -261,7 +282,7 @@ impl DumpStats {
             page_pipes: Some(0),
             page_pipe_bufs: Some(0),
             shpages_scanned: Some(self.shared_scanned),
-            shpages_skipped_parent: Some(0),
+            shpages_skipped_parent: Some(self.shared_skipped_parent),
             shpages_written: Some(self.shared_written),
         };
         let entry = StatsEntry { dump: Some(dump), restore: None };

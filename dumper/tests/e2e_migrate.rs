@@ -142,6 +142,32 @@ fn a_migrated_program_can_be_migrated_again() {
 }
 
 #[test]
+fn shared_memory_moves_in_rounds_and_moves_again() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    let scene = Scene::new("segments");
+    let server = Server::start(&scene, CriuVersion::V4_2);
+    for (name, args) in [("segments", &["5", "200"][..]), ("shmem", &[])] {
+        let mut victim = Victim::start(&scene, name, args);
+        let mut moved = moved::migrate(&scene, &mut victim, &server, &["--rounds", "3"]);
+        for again in ["second", "third"] {
+            let session = format!("{name}-{again}");
+            let before = moved.pid;
+            let args = migrate_args(before, &server, &["--rounds", "2", "--name", &session]);
+            let finished = godwit(&scene, &args).expect_ok();
+            eventually("the earlier copy is gone", Duration::from_secs(10), || !scene::is_alive(before));
+            moved = moved::copy(&scene, &victim, &finished);
+            if name == "segments" {
+                let last = moved.report["rounds"].as_array().unwrap().last().unwrap();
+                // Its memfd of 700 pages that nobody changes holds 467.
+                assert!(last["pages_in_parent"].as_u64().unwrap() >= 467, "{}", moved.report);
+                assert!(last["pages_data"].as_u64().unwrap() < 467, "{}", moved.report);
+            }
+        }
+        assert_eq!(moved.check(&victim), Verdict::Ok, "{name}");
+    }
+}
+
+#[test]
 fn several_programs_move_at_the_same_time() {
     require!("root", "cc", "criu-4.2", "page-server");
     let scene = Scene::new("parallel");

@@ -27,6 +27,17 @@ pub struct Origin {
     pub root_pid: u32,
 }
 
+/// Extents that were read and sent again.
+#[derive(Debug)]
+pub struct Resent {
+    /// Of which pages file.
+    pub pages_id: u32,
+    /// Which.
+    pub extents: Vec<u64>,
+    /// What became of their pages, in the same order.
+    pub sent: SentPages,
+}
+
 /// An announced round that is being filled.
 pub struct ImageSet<'a> {
     sink: &'a dyn Sink,
@@ -96,22 +107,22 @@ impl<'a> ImageSet<'a> {
     }
 
     /// Seals the round: when this returns it is durable. Extents that did not arrive as they were sent are read and
-    /// sent again, a bounded number of times; pages that were gone by then come back beside.
+    /// sent again, a bounded number of times; what that brought comes back beside, in order.
     ///
     /// # Errors
     /// When the sink finds something missing or different, or cannot write.
-    pub fn seal(mut self, source: &PageSource<'_>) -> Result<(Sealed, BTreeSet<u64>), DumpError> {
+    pub fn seal(mut self, source: &PageSource<'_>) -> Result<(Sealed, Vec<Resent>), DumpError> {
         let round = self.plan.round;
-        let mut gone = BTreeSet::new();
+        let mut resent = Vec::new();
         for _ in 0..RESENDS_MAX {
             match self.sink.seal(round, &self.manifest) {
                 Err(SinkError::WantData { pages_id, slots, .. }) => {
-                    gone.extend(self.resend(source, pages_id, &slots)?);
+                    resent.push(self.resend(source, pages_id, &slots)?);
                 }
-                outcome => return Ok((outcome?, gone)),
+                outcome => return Ok((outcome?, resent)),
             }
         }
-        Ok((self.sink.seal(round, &self.manifest)?, gone))
+        Ok((self.sink.seal(round, &self.manifest)?, resent))
     }
 
     fn resend(
@@ -119,7 +130,7 @@ impl<'a> ImageSet<'a> {
         source: &PageSource<'_>,
         pages_id: u32,
         slots: &[Range<u64>],
-    ) -> Result<BTreeSet<u64>, DumpError> {
+    ) -> Result<Resent, DumpError> {
         let round = self.plan.round;
         let plan = self.plan.pages.iter().find(|plan| plan.pages_id == pages_id);
         let digest = self.manifest.pages.iter_mut().find(|pages| pages.pages_id == pages_id);
@@ -134,12 +145,12 @@ impl<'a> ImageSet<'a> {
         let extents: Vec<u64> = extents.into_iter().collect();
         tracing::warn!(round, pages_id, extents = extents.len(), "sending pages again that arrived damaged");
         let sent = source.send_extents(plan, round, self.sink, &extents)?;
-        for (extent, hash) in extents.iter().zip(sent.extents) {
+        for (extent, hash) in extents.iter().zip(&sent.extents) {
             if let Some(known) = digest.extents.get_mut(*extent as usize) {
-                *known = hash;
+                *known = *hash;
             }
         }
-        Ok(sent.gone)
+        Ok(Resent { pages_id, extents, sent })
     }
 
     /// Options that a restore of these images needs.

@@ -4,7 +4,7 @@
 //! it into runs of zero pages and runs of data, and hands both over without a further copy. The hash of the
 //! extent is taken from the bytes that were handed over, so the destination checks what was read here.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::ops::Range;
@@ -73,11 +73,24 @@ pub enum PagesError {
     Injected(#[from] godwit_wire::fault::Injected),
 }
 
+/// What tells pages of a segment apart: BLAKE3, cut.
+pub type PageHash = [u8; 16];
+
+/// The hash of one page.
+pub fn page_hash(page: &[u8]) -> PageHash {
+    let mut short = PageHash::default();
+    let hash = blake3::hash(page);
+    short.iter_mut().zip(hash.as_bytes()).for_each(|(short, byte)| *short = *byte);
+    short
+}
+
 /// What became of one owner's pages in a round.
 #[derive(Debug)]
 pub struct SentPages {
     /// BLAKE3 of every extent of the pages file, in order.
     pub extents: Vec<[u8; 32]>,
+    /// Of a segment in a round: the hash of every page, by extent.
+    pub page_hashes: Vec<Vec<PageHash>>,
     /// Pages that were listed and gone when they were read: their slots hold zeros, and they do not cover
     /// the page for the next round.
     pub gone: BTreeSet<u64>,
@@ -115,7 +128,11 @@ impl PageSource<'_> {
     ///
     /// # Errors
     /// As [`PageSource::send`].
-    pub fn send_all(&self, plan: &RoundPlan, sink: &dyn Sink) -> Result<Vec<(u32, SentPages)>, PagesError> {
+    pub fn send_all(
+        &self,
+        plan: &RoundPlan,
+        sink: &dyn Sink,
+    ) -> Result<BTreeMap<u32, SentPages>, PagesError> {
         plan.pages.iter().map(|pages| Ok((pages.pages_id, self.send(pages, plan.round, sink)?))).collect()
     }
 
@@ -147,7 +164,7 @@ impl PageSource<'_> {
                             let Some(&extent) = extents.get(index) else { break };
                             let read = safe_point().and_then(|()| reader.extent(extent, &mut tally));
                             match read {
-                                Ok(hash) => tally.hashes[index] = Some(hash),
+                                Ok(hashes) => tally.hashes[index] = Some(hashes),
                                 Err(error) => {
                                     failed.store(true, Ordering::Relaxed);
                                     return Err(error);
@@ -169,8 +186,24 @@ impl PageSource<'_> {
     }
 }
 
+impl SentPages {
+    /// Takes the place of what was sent of these extents before. Pages that were gone stay gone.
+    pub fn sent_again(&mut self, extents: &[u64], again: SentPages) {
+        self.gone.extend(again.gone);
+        let hashes = again.extents.into_iter().zip(again.page_hashes);
+        for (extent, (hash, pages)) in extents.iter().zip(hashes) {
+            let extent = *extent as usize;
+            if let (Some(old), Some(old_pages)) =
+                (self.extents.get_mut(extent), self.page_hashes.get_mut(extent))
+            {
+                (*old, *old_pages) = (hash, pages);
+            }
+        }
+    }
+}
+
 /// What was sent of the pages file `pages_id`, and the sum of all others.
-pub fn split_off(pages_id: u32, sent: Vec<(u32, SentPages)>) -> (SentPages, SentPages) {
+pub fn split_off(pages_id: u32, sent: BTreeMap<u32, SentPages>) -> (SentPages, SentPages) {
     let (mut one, mut others) = (Tally::new(0).finish(), Tally::new(0).finish());
     for (id, sent) in sent {
         if id == pages_id {
@@ -209,9 +242,12 @@ pub fn latency_histogram() -> Histogram<u64> {
     }
 }
 
+/// The hash of an extent, and where they are wanted those of its pages.
+type ExtentHashes = ([u8; 32], Vec<PageHash>);
+
 /// Counts of one reader, added up at the end.
 struct Tally {
-    hashes: Vec<Option<[u8; 32]>>,
+    hashes: Vec<Option<ExtentHashes>>,
     gone: BTreeSet<u64>,
     data_pages: u64,
     zero_pages: u64,
@@ -231,7 +267,7 @@ impl Tally {
 
     fn add(&mut self, other: Tally) {
         for (slot, hash) in self.hashes.iter_mut().zip(other.hashes) {
-            *slot = slot.or(hash);
+            *slot = slot.take().or(hash);
         }
         self.gone.extend(other.gone);
         self.data_pages += other.data_pages;
@@ -240,8 +276,10 @@ impl Tally {
     }
 
     fn finish(self) -> SentPages {
+        let (extents, page_hashes) = self.hashes.into_iter().flatten().unzip();
         SentPages {
-            extents: self.hashes.into_iter().flatten().collect(),
+            extents,
+            page_hashes,
             gone: self.gone,
             data_pages: self.data_pages,
             zero_pages: self.zero_pages,
@@ -270,8 +308,8 @@ impl<'a> Reader<'a> {
         Reader { source, plan, placed, round, sink, mem: None }
     }
 
-    /// Reads one extent, hands it over and returns its hash.
-    fn extent(&mut self, extent: u64, tally: &mut Tally) -> Result<[u8; 32], PagesError> {
+    /// Reads one extent, hands it over and returns its hashes.
+    fn extent(&mut self, extent: u64, tally: &mut Tally) -> Result<ExtentHashes, PagesError> {
         let first = extent * EXTENT_SLOTS;
         let slots = first..(first + EXTENT_SLOTS).min(self.plan.slots());
         let pieces = self.pieces(&slots);
@@ -285,8 +323,15 @@ impl<'a> Reader<'a> {
             .latency_us
             .saturating_record(begun.elapsed().as_micros().min(u128::from(LATENCY_MAX_US)) as u64);
         let hash = *blake3::hash(&bytes).as_bytes();
+        // Only the next round asks for them, and the last set has none after it.
+        let pages = match self.plan.owner {
+            PageOwner::Shmem(_) if self.source.live => {
+                bytes.chunks_exact(PAGE_SIZE as usize).map(page_hash).collect()
+            }
+            _ => Vec::new(),
+        };
         self.hand_over(first, Bytes::from(bytes), tally)?;
-        Ok(hash)
+        Ok((hash, pages))
     }
 
     /// The address ranges whose pages fill `slots`, in slot order, merged where they touch.

@@ -25,6 +25,24 @@ pub fn split(alive: &[PageRun], dirty: &[PageRun], base: Option<&PagesPlan>) -> 
     out
 }
 
+/// The pages that are in both of two sorted lists.
+pub fn common(one: &[PageRun], other: &[PageRun]) -> Vec<PageRun> {
+    let mut out = Vec::new();
+    let mut others = Cursor::new(other);
+    for run in one {
+        let mut at = run.vaddr;
+        while at < run.end() {
+            let (is_common, until) = others.at(at);
+            let until = until.min(run.end());
+            if is_common {
+                push(&mut out, at, until, PE_PRESENT);
+            }
+            at = until;
+        }
+    }
+    out
+}
+
 /// The list with every page of the base round that it lacks added as unchanged: what a list without an alive set
 /// would be.
 pub fn with_base(listed: &[PageRun], covered: &[PageRun]) -> Vec<PageRun> {
@@ -126,6 +144,14 @@ mod tests {
             prop_assert_eq!(&pages_of(&listed, PE_PARENT), &left);
             let sent: BTreeSet<u64> = alive_pages.difference(&left).copied().collect();
             prop_assert_eq!(pages_of(&listed, PE_PRESENT), sent);
+        }
+
+        #[test]
+        fn what_two_lists_have_in_common((one, pages) in runs(), (other, others) in runs()) {
+            let both: BTreeSet<u64> = pages.intersection(&others).copied().collect();
+            let found = common(&one, &other);
+            prop_assert!(found.windows(2).all(|pair| pair[0].end() < pair[1].vaddr));
+            prop_assert_eq!(pages_of(&found, PE_PRESENT), both);
         }
 
         #[test]

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use super::converge::{self, Next};
 use super::pages::{self, PageSource, SentPages};
+use super::segments::{self, Segments};
 use super::tracker::{Tracker, TrackerError, present};
 use super::{plan, whole};
 use crate::collect::images::{ImageSet, Origin};
@@ -22,8 +23,8 @@ use crate::prepare::inventory::Inventory;
 use crate::prepare::root::Root;
 use crate::procfs::maps::{self, Vma};
 use crate::progress::Progress;
-use crate::report::{DumpStats, RoundReport};
-use crate::task::vmas;
+use crate::report::{DumpStats, RoundReport, SharedPages};
+use crate::task::{shmem, vmas};
 
 /// The number of the one task's pages file; the same in every round of a session.
 pub const PAGES_ID: u32 = 1;
@@ -34,6 +35,8 @@ pub struct Rounds {
     pub tracker: Option<Box<dyn Tracker>>,
     /// The last acknowledged round and the pages that it covers, itself or through its parents.
     pub base: Option<Base>,
+    /// What the last acknowledged round holds of shared memory segments.
+    pub segments: Segments,
     /// What each round did.
     pub reports: Vec<RoundReport>,
     /// Time of page reads, in microseconds.
@@ -104,6 +107,7 @@ impl RoundsOf<'_> {
         Rounds {
             tracker: None,
             base: None,
+            segments: Segments::new(PAGES_ID + 1),
             reports: Vec::new(),
             read_latency_us: pages::latency_histogram(),
             next_round: self.first_round,
@@ -116,26 +120,39 @@ impl RoundsOf<'_> {
         let pid = self.root.pid;
         let Some(tracker) = rounds.tracker.as_mut() else { return Ok(()) };
         let listed = list(self.root, tracker.as_mut(), rounds.base.as_ref(), false)?;
+        let readers = self.options.readers;
+        let segments = shmem::collect_running(pid, &listed.vmas);
+        let of_segments = rounds.segments.plans(&segments, false, readers)?;
         let round = rounds.next_round;
         let plan = RoundPlan {
             round,
             base_round: rounds.base.as_ref().map(|base| base.round),
             kind: RoundKind::Round,
-            pages: vec![listed.plan.clone()],
+            pages: std::iter::once(listed.plan.clone()).chain(of_segments).collect(),
         };
         rounds.next_round += 1;
-        let progress = Progress::start(self.options.progress, round, listed.plan.slots());
+        let slots = plan.pages.iter().map(PagesPlan::slots).sum();
+        let progress = Progress::start(self.options.progress, round, slots);
+        let plans = plan.pages.clone();
         let mut images = ImageSet::begin(self.sink, plan, self.origin)?;
-        let source = PageSource { pid, live: true, readers: self.options.readers, segments: &[] };
-        let mut sent = source.send(&listed.plan, round, &progress.watch(self.sink))?;
-        images.pages_sent(PAGES_ID, &sent);
+        let source = PageSource { pid, live: true, readers, segments: &segments };
+        let mut sent = source.send_all(images.plan(), &progress.watch(self.sink))?;
+        sent.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
         images.put(self.inventory.round()?)?;
         interrupt::check()?;
-        let (sealed, gone_since) = images.seal(&source)?;
+        let (sealed, resent) = images.seal(&source)?;
         fault::point("mid.rounds.sealed")?;
-        sent.gone.extend(gone_since);
+        for again in resent {
+            if let Some(sent) = sent.get_mut(&again.pages_id) {
+                sent.sent_again(&again.extents, again.sent);
+            }
+        }
+        rounds.segments.acknowledge(&plans, &sent);
+        let (sent, shared) = pages::split_off(PAGES_ID, sent);
         rounds.read_latency_us += &sent.read_latency_us;
-        let report = report(round, &listed, &sent, begun.elapsed(), sealed.fsync_us);
+        rounds.read_latency_us += &shared.read_latency_us;
+        let report = report(round, &listed, &sent, begun.elapsed(), sealed.fsync_us)
+            .with_shared(SharedPages::of(&shared, segments::in_parent(&plans)));
         progress.finish(&report);
         rounds.base = Some(Base { round, covered: covered(listed.plan, &sent) });
         rounds.reports.push(report);

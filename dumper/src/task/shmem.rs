@@ -1,8 +1,7 @@
 //! Shared memory segments: the contents of memfds and of shared anonymous memory, in lists of pages of their own.
 //!
-//! A segment can be written through any mapping of it, by write(2), and by whoever else has it open; no tracker of one
-//! task's page tables sees all of that. So segments are no part of the rounds: the last set has them whole, from the
-//! file itself, also where no mapping covers them.
+//! A segment is read from the file itself, also where no mapping covers it. What a round need not send of it is told by
+//! its contents (`predump::segments`).
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -14,11 +13,12 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::{Pid, Whence, lseek};
 
-use godwit_wire::plan::{PAGE_SIZE, PE_PRESENT, PageOwner, PageRun, PagesPlan};
+use godwit_wire::plan::{PAGE_SIZE, PE_PRESENT, PageRun};
 
 use super::files::{Descriptor, memfd};
 use super::vmas;
 use crate::error::DumpError;
+use crate::procfs::fdinfo;
 use crate::procfs::maps::{self, Vma};
 use crate::refusal::{Findings, Subject};
 
@@ -49,13 +49,43 @@ pub fn collect(pid: Pid, all: &[Vma], descriptors: &[Descriptor]) -> Result<Vec<
     found.into_iter().map(|(id, at)| Segment::open(pid, id, &at)).collect()
 }
 
+/// Opens every segment that a running task maps or has open. One that is gone by then, or cannot be opened, is left out:
+/// the last set asks again.
+pub fn collect_running(pid: Pid, all: &[Vma]) -> Vec<Segment> {
+    let mut found: BTreeMap<u64, PathBuf> = BTreeMap::new();
+    for vma in all.iter().filter(|vma| vmas::is_memory_file(vma)) {
+        found.entry(vma.inode).or_insert_with(|| vmas::map_file(pid, vma));
+    }
+    for fd in fdinfo::list(pid).unwrap_or_default() {
+        let at = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
+        // By name first: to stat a file of a network that hangs would hang as well.
+        let is_named = fs::read_link(&at).is_ok_and(|target| memfd::has_name_of_memory(&target));
+        if let (true, Ok(stat)) = (is_named, nix::sys::stat::stat(&at))
+            && memfd::is_memory(&stat)
+        {
+            found.entry(stat.st_ino).or_insert(at);
+        }
+    }
+    let open = |(id, at): (u64, PathBuf)| {
+        let segment = Segment::open(pid, id, &at);
+        segment
+            .inspect_err(|error| tracing::debug!(id, "not in this round: {}", crate::commands::chain(error)))
+            .ok()
+    };
+    found.into_iter().filter_map(open).collect()
+}
+
 impl Segment {
     /// Its size in pages.
     pub fn pages(&self) -> u64 {
         self.len_bytes.div_ceil(PAGE_SIZE)
     }
 
-    fn open(pid: Pid, id: u64, at: &Path) -> Result<Segment, DumpError> {
+    /// Opens the file `at`, which must be the one with the inode number `id`.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or is another.
+    pub fn open(pid: Pid, id: u64, at: &Path) -> Result<Segment, DumpError> {
         let subject = format!("shared memory {id} of process {pid}");
         let failed = |what| {
             let subject = subject.clone();
@@ -71,17 +101,20 @@ impl Segment {
         Ok(Segment { id, len_bytes: stat.len(), file, subject })
     }
 
-    /// Its pages that hold something, as a list for the pages file `pages_id`: offsets stand for addresses.
+    /// Its pages that hold something: offsets stand for addresses.
     ///
     /// # Errors
     /// When the kernel does not tell.
-    pub fn plan(&self, pages_id: u32) -> Result<PagesPlan, DumpError> {
+    pub fn data(&self) -> Result<Vec<PageRun>, DumpError> {
         let mut runs: Vec<PageRun> = Vec::new();
         let mut at = 0;
         while at < self.len_bytes {
-            let Some(data) = self.seek(at, Whence::SeekData)? else { break };
-            let hole = self.seek(data, Whence::SeekHole)?.unwrap_or(self.len_bytes);
-            let (start, end) = (data / PAGE_SIZE * PAGE_SIZE, hole.next_multiple_of(PAGE_SIZE));
+            let Some(data) = self.seek(at, Whence::SeekData)?.filter(|data| *data < self.len_bytes) else {
+                break;
+            };
+            let hole = self.seek(data, Whence::SeekHole)?.unwrap_or(self.len_bytes).min(self.len_bytes);
+            // A running process may punch the hole between the two questions.
+            let (start, end) = (data / PAGE_SIZE * PAGE_SIZE, hole.max(data + 1).next_multiple_of(PAGE_SIZE));
             at = end;
             let nr_pages = (end - start) / PAGE_SIZE;
             match runs.last_mut() {
@@ -89,7 +122,12 @@ impl Segment {
                 _ => runs.push(PageRun { vaddr: start, nr_pages, flags: PE_PRESENT }),
             }
         }
-        Ok(PagesPlan { owner: PageOwner::Shmem(self.id), pages_id, runs })
+        Ok(runs)
+    }
+
+    /// The error for pages that cannot be read.
+    pub fn unreadable(&self, source: io::Error) -> DumpError {
+        DumpError::sys(self.subject.clone(), "reading it", source)
     }
 
     fn seek(&self, from: u64, whence: Whence) -> Result<Option<u64>, DumpError> {
@@ -160,16 +198,6 @@ fn held_by(other: Pid, segments: &BTreeMap<u64, Subject>) -> Vec<u64> {
     mapped.chain(open).filter(|inode| segments.contains_key(inode)).collect()
 }
 
-/// The lists of all segments, in pages files from `first_id` on.
-///
-/// # Errors
-/// When the kernel does not tell where a segment holds something.
-pub fn plans(segments: &[Segment], first_id: u32) -> Result<Vec<PagesPlan>, DumpError> {
-    // CRIU writes no list for one that is empty.
-    let segments = segments.iter().filter(|segment| segment.len_bytes > 0);
-    (first_id..).zip(segments).map(|(pages_id, segment)| segment.plan(pages_id)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Seek, SeekFrom, Write};
@@ -187,9 +215,8 @@ mod tests {
         file.set_len(20 * PAGE_SIZE + 5).unwrap();
         let at = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
         let segment = Segment::open(Pid::this(), file.metadata().unwrap().ino(), &at).unwrap();
-        let plan = segment.plan(2).unwrap();
         let run = |page: u64| PageRun { vaddr: page * PAGE_SIZE, nr_pages: 1, flags: PE_PRESENT };
-        assert_eq!(plan.runs, [run(0), run(9)]);
+        assert_eq!(segment.data().unwrap(), [run(0), run(9)]);
         let mut page = [7; PAGE_SIZE as usize];
         segment.read(20 * PAGE_SIZE, &mut page).unwrap();
         assert_eq!(page, [0; PAGE_SIZE as usize]);

@@ -97,6 +97,7 @@ pub const ALL: &[Listed] = &[
     victim("sigqueue"),
     victim("handlers"),
     victim("shmem").criu(&["by-criu"]),
+    victim("segments"),
     victim("ghost"),
     victim("privileges").criu(&["own-limits"]),
     victim("privileges").args(&["user"]).criu(&["user", "own-limits"]),
