@@ -198,7 +198,7 @@ fn collect(
     let locks = steps.run(Step::CollectFileLocks, || Ok(file_locks::collect(root.inside, &descriptors)))?;
     steps.run(Step::CollectNamespaces, || namespaces::check(root.pid, &mut late))?;
     let seccomp = steps.run(Step::CollectSeccomp, || {
-        survey::seccomp(root.pid, &mut late)?;
+        stopped.frozen.threads().iter().for_each(|thread| settings::check_policy(thread.tid, &mut late));
         Seccomp::collect(&stopped.frozen, stopped.frozen.syscall_end()?, &mut late)
     })?;
     steps.run(Step::CollectLsm, || survey::lsm(root.pid, &mut late))?;

@@ -152,6 +152,8 @@ const TABLE: &[Row] = &[
     row("privileges", "core-*.img#5", "/0/thread_core/sched_policy", Flip(0x40000000), "scheduling policy[4]"),
     row("privileges", "core-*.img", "/0/thread_core/creds/secbits", Flip(16), "securebits[0]"),
     row("privileges", "mm-*.img", "/0/dumpable", Set(0), "dumpable"),
+    row("crowd", "core-*.img#150", "/0/thread_core/blk_sigset", Flip(0x800), "blocked[12]"),
+    row("crowd", "core-*.img#199", "/0/thread_core/sas/ss_sp", Add(2048), "altstack[197]"),
     row("seccomp", "core-*.img", "/0/thread_core/seccomp_filter", Add(-1), "filters[0]"),
     row("seccomp", "core-*.img", "/0/thread_core/seccomp_mode", Text("disabled"), "answer[0]"),
     row("seccomp", "core-*.img#3", "/0/thread_core/seccomp_mode", Text("disabled"), "answer[2]"),

@@ -240,7 +240,6 @@ impl<'a, 'b> Asking<'a, 'b> {
             memory_merge: self.optional(libc::SYS_prctl, [pr::GET_MEMORY_MERGE, 0, 0, 0, 0, 0])?,
             thp_disable: self.prctl(pr::GET_THP_DISABLE)?,
             dumpable: self.prctl(pr::GET_DUMPABLE)?,
-            memory_policy: self.optional_word(libc::SYS_get_mempolicy, [self.scratch, 0, 0, 0, 0, 0])?,
             has_keyring: has_keyring(self, KEY_SPEC_THREAD_KEYRING)?
                 || has_keyring(self, KEY_SPEC_PROCESS_KEYRING)?,
         })

@@ -102,6 +102,7 @@ pub const ALL: &[Listed] = &[
     victim("privileges").criu(&["own-limits"]),
     victim("privileges").args(&["user"]).criu(&["user", "own-limits"]),
     victim("privileges").args(&["closed"]).criu(&["closed", "own-limits"]),
+    victim("crowd").args(&["200"]),
     victim("seccomp"),
     victim("tsync").criu(&["apart"]),
     victim("sandbox"),
