@@ -15,8 +15,8 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/godwit/source";
 
 /// Live-migrates running Linux processes.
 ///
-/// Exit status: 0 done; 1 failed, the process runs on; 2 wrong usage; 3 refused by name before anything was
-/// touched; 4 the hand-over is undecided, the process lies still until `godwit session resolve`; 129, 130, 143 ended
+/// Exit status: 0 done; 1 failed, the process runs on; 2 wrong usage; 3 refused by name, before anything is
+/// touched where it can be known then, and the process runs on; 4 the hand-over is undecided, the process lies still until `godwit session resolve`; 129, 130, 143 ended
 /// by SIGHUP, SIGINT, SIGTERM, the process runs on.
 #[derive(Debug, Parser)]
 #[command(name = "godwit", version, arg_required_else_help = true)]

@@ -15,26 +15,20 @@ use crate::procfs::maps::Vma;
 use crate::procfs::status::Status;
 use crate::procfs::{stat, tree};
 use crate::refusal::{Findings, Subject};
-use crate::task::files::Descriptor;
+use crate::task::files::{Descriptor, unknown};
 use crate::task::shmem::Segment;
 use crate::task::threads::Thread;
 use crate::task::vmas;
 
-/// Refuses a descriptor into `/proc` of a process: that process may be gone, or another, at the destination.
+/// Proves that no descriptor leads into `/proc` of a process: that process may be gone, or another, at the destination.
 ///
 /// # Errors
-/// [`DumpError::Refused`], or when `/proc` does not tell.
+/// [`DumpError::Refused`].
 pub fn dead_pids(pid: Pid, descriptors: &[Descriptor]) -> Result<(), DumpError> {
     let mut findings = Findings::default();
     for descriptor in descriptors {
-        let inside = descriptor.target.strip_prefix("/proc").ok().and_then(|rest| rest.components().next());
-        let name = inside.map(|part| part.as_os_str().to_string_lossy().into_owned()).unwrap_or_default();
-        if !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_digit()) {
-            findings.refuse(
-                descriptor.subject(pid),
-                format!("it is a file of process {name} in /proc"),
-                "let the program close it",
-            );
+        if let Some((why, way_out)) = unknown::of_any(descriptor) {
+            findings.refuse(descriptor.subject(pid), why, way_out);
         }
     }
     verdict(findings)

@@ -1,5 +1,7 @@
 //! The root of the tree: which process it is, pinned so that a pid that is taken anew cannot stand for it.
 
+use std::fs::File;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -36,7 +38,11 @@ impl Root {
     pub fn open(pid: Pid, ghost_limit: u64) -> Result<Root, DumpError> {
         let pidfd = sys::pidfd::open(pid).map_err(|errno| match errno {
             Errno::ESRCH => DumpError::Usage(format!("there is no process {pid}")),
-            Errno::EINVAL => DumpError::Usage(format!("{pid} is a thread; name its process")),
+            // EINVAL up to Linux 6.15, ENOENT since.
+            Errno::EINVAL | Errno::ENOENT => DumpError::Usage(match status::read(pid) {
+                Ok(status) => format!("{pid} is a thread of process {}; name that", status.tgid),
+                Err(_) => format!("there is no process {pid}"),
+            }),
             errno => DumpError::sys(format!("process {pid}"), "pidfd_open", errno),
         })?;
         let stat = stat::read(pid)?;
@@ -52,6 +58,14 @@ impl Root {
                 subject,
                 "it has ended and waits for its parent (zombie)",
                 "name a living process",
+            );
+        } else if let Err(source) = File::open(format!("/proc/{pid}/smaps"))
+            && source.kind() == ErrorKind::PermissionDenied
+        {
+            findings.refuse(
+                subject,
+                format!("godwit may not look into it ({source})"),
+                "run godwit as root with CAP_SYS_PTRACE, or with every capability that the process has",
             );
         }
         findings.verdict()?;

@@ -6,22 +6,56 @@
  */
 #include "victim.h"
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
 #include <sys/signalfd.h>
+#include <linux/netlink.h>
+#include <linux/vm_sockets.h>
+#include <sys/fanotify.h>
+#include <sys/ptrace.h>
+#include <sys/shm.h>
+#include <sys/syscall.h>
+#include <mqueue.h>
 
 static int child_exists(void)
 {
 	return waitpid(-1, NULL, WNOHANG) == 0;
 }
 
+/* For what not every machine or user may do. */
+#define can(call)                                                                                            \
+	({                                                                                                   \
+		long can_result = (call);                                                                    \
+		if (can_result == -1) {                                                                      \
+			say("CANNOT %s", strerror(errno));                                                   \
+			say("READY %d", victim_pid);                                                         \
+			return 0;                                                                            \
+		}                                                                                            \
+		can_result;                                                                                  \
+	})
+
+static void *open_late(void *unused)
+{
+	while (access("open", F_OK))
+		nap_ms(2);
+	int fd = must(eventfd(7, 0));
+	must(dup2(fd, 77));
+	close(fd);
+	close(must(open("opened", O_CREAT | O_WRONLY, 0644)));
+	while (access("close", F_OK))
+		nap_ms(2);
+	close(77);
+	return unused;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
 	int fd = -1, pair[2];
-	bool child = false;
+	bool child = false, keep = false;
 	sigset_t none;
 	victim_start();
 	sigemptyset(&none);
@@ -44,11 +78,7 @@ int main(int argc, char **argv)
 		fd = must(inotify_init());
 	else if (!strcmp(what, "io_uring")) {
 		char params[120] = { 0 };
-		fd = syscall(425, 4, params);
-		if (fd == -1) {
-			say("CANNOT %s", strerror(errno));
-			return 0;
-		}
+		fd = can(syscall(425, 4, params));
 	} else if (!strcmp(what, "deleted-file")) {
 		fd = must(open("gone", O_CREAT | O_RDWR, 0644));
 		must(unlink("gone"));
@@ -61,11 +91,118 @@ int main(int argc, char **argv)
 		}
 		say("CHILD %d", pid);
 		child = true;
+	} else if (!strcmp(what, "udp-socket"))
+		fd = must(socket(AF_INET6, SOCK_DGRAM, 0));
+	else if (!strcmp(what, "netlink-socket"))
+		fd = must(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
+	else if (!strcmp(what, "vsock"))
+		fd = can(socket(AF_VSOCK, SOCK_STREAM, 0));
+	else if (!strcmp(what, "fanotify"))
+		fd = can(fanotify_init(FAN_CLASS_NOTIF, O_RDONLY));
+	else if (!strcmp(what, "perf")) {
+		/* struct perf_event_attr: a software counter of the processor's clock. */
+		uint32_t attr[32] = { 1, sizeof attr, 0 };
+		fd = can(syscall(SYS_perf_event_open, attr, 0, -1, -1, 0));
+	} else if (!strcmp(what, "userfaultfd")) {
+		uint64_t api[3] = { 0xaa, 0, 0 };
+		fd = can(syscall(SYS_userfaultfd, 0));
+		must(ioctl(fd, 0xc018aa3f, api));
+		/* An own one is in use: with features, or it is taken for what a killed dumper left. */
+	} else if (!strcmp(what, "pidfd"))
+		fd = must(syscall(434, getpid(), 0));
+	else if (!strcmp(what, "bpf")) {
+		/* BPF_MAP_CREATE: an array of one word. */
+		uint32_t attr[32] = { 2, 4, 4, 1 };
+		fd = can(syscall(SYS_bpf, 0, attr, sizeof attr));
+	} else if (!strcmp(what, "mqueue")) {
+		fd = can(mq_open("/godwit-odd", O_CREAT | O_RDWR, 0600, NULL));
+		mq_unlink("/godwit-odd");
+	} else if (!strcmp(what, "namespace"))
+		fd = must(open("/proc/self/ns/net", O_RDONLY));
+	else if (!strcmp(what, "path-only"))
+		fd = must(open("/", O_PATH));
+	else if (!strcmp(what, "named-pipe")) {
+		must(mkfifo("fifo", 0600));
+		fd = must(open("fifo", O_RDWR));
+	} else if (!strcmp(what, "device"))
+		fd = can(open("/dev/net/tun", O_RDWR));
+	else if (!strcmp(what, "own-proc"))
+		fd = must(open("/proc/self/status", O_RDONLY));
+	else if (!strcmp(what, "dead-proc")) {
+		char path[64];
+		pid_t pid = must(fork());
+		if (pid == 0) {
+			pause();
+			_exit(0);
+		}
+		snprintf(path, sizeof path, "/proc/%d/status", pid);
+		fd = must(open(path, O_RDONLY));
+		must(kill(pid, SIGKILL));
+		must(waitpid(pid, NULL, 0));
+	} else if (!strcmp(what, "lease")) {
+		fd = must(open("leased", O_CREAT | O_RDWR, 0600));
+		close(fd);
+		fd = must(open("leased", O_RDONLY));
+		can(fcntl(fd, F_SETLEASE, F_RDLCK));
+		keep = true;
+	} else if (!strcmp(what, "sysv-shm")) {
+		int id = must(shmget(IPC_PRIVATE, PAGE, 0600));
+		void *at = shmat(id, NULL, 0);
+		must(shmctl(id, IPC_RMID, NULL));
+		if (at == (void *)-1)
+			broken("shmat");
+		say("AT %lx", (unsigned long)at);
+	} else if (!strcmp(what, "secret")) {
+		fd = can(syscall(447, 0));
+		must(ftruncate(fd, PAGE));
+		char *at = must(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0));
+		*at = 1;
+	} else if (!strcmp(what, "pending-trap")) {
+		sigaddset(&none, SIGTRAP);
+		must(sigprocmask(SIG_BLOCK, &none, NULL));
+		must(raise(SIGTRAP));
+	} else if (!strcmp(what, "deadline")) {
+		/* struct sched_attr: 1 of 100 ms. */
+		uint64_t attr[7] = { 48 | 6ull << 32, 0, 0, 1000000, 100000000, 100000000, 0 };
+		can(syscall(SYS_sched_setattr, 0, attr, 0));
+	} else if (!strcmp(what, "traced")) {
+		pid_t pid = must(fork());
+		if (pid == 0) {
+			/* A daemon, since a child would be refused as well. */
+			if (fork())
+				_exit(0);
+			setsid();
+			must(ptrace(PTRACE_SEIZE, victim_pid, NULL, NULL));
+			close(open("traced", O_CREAT | O_WRONLY, 0600));
+			for (int i = 0; i < LIFE_SECONDS * 100 && !kill(victim_pid, 0) && access("check", F_OK); i++)
+				nap_ms(10);
+			_exit(0);
+		}
+		must(waitpid(pid, NULL, 0));
+		while (access("traced", F_OK))
+			nap_ms(5);
+	} else if (!strncmp(what, "unshare-", 8)) {
+		static const struct { const char *name; int flag; } kinds[] = {
+			{ "net", 0x40000000 }, { "mnt", 0x20000 }, { "ipc", 0x8000000 }, { "uts", 0x4000000 },
+			{ "user", 0x10000000 }, { "cgroup", 0x2000000 } };
+		bool known = false;
+		for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+			if (!strcmp(what + 8, kinds[i].name)) {
+				can(unshare(kinds[i].flag));
+				known = true;
+			}
+		if (!known)
+			broken("odd %s", what);
+	} else if (!strcmp(what, "late-eventfd")) {
+		/* Opened by a thread of its own as soon as a file `open` is there. */
+		pthread_t opener;
+		must0(pthread_create(&opener, NULL, open_late, NULL));
 	} else
 		broken("odd %s", what);
 	if (fd >= 0) {
 		must(dup2(fd, 77));
-		close(fd);
+		if (!keep)
+			close(fd);
 	}
 	victim_ready();
 	victim_wait();

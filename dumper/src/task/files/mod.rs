@@ -2,7 +2,8 @@
 //!
 //! A descriptor is duplicated into the dumper by `pidfd_getfd` and looked at there: nothing runs in the
 //! task. `reg` are files, directories and the character devices that CRIU knows, `ghost` are deleted files, `memfd` are memory files, `pipe` are
-//! pipes with both ends in the task, `fown` is who is signalled for a descriptor. All else is refused by name.
+//! pipes with both ends in the task, `fown` is who is signalled for a descriptor. All else is refused by
+//! name (`unknown`).
 
 pub mod fown;
 pub mod ghost;
@@ -11,6 +12,7 @@ pub mod memfd;
 pub mod pipe;
 pub mod reg;
 pub mod table;
+pub mod unknown;
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -30,8 +32,6 @@ use crate::sys;
 
 pub use table::FileTable;
 
-/// Flag of an `O_PATH` descriptor in `/proc/PID/fdinfo` (include/uapi/asm-generic/fcntl.h).
-const O_PATH: u32 = 0o10_000_000;
 /// `O_CLOEXEC` there: a property of the descriptor, not of the file.
 const O_CLOEXEC: u32 = 0o2_000_000;
 /// Major number of `/dev/null`, `/dev/zero`, `/dev/urandom` and their kind
@@ -114,39 +114,26 @@ pub fn open_all(pid: Pid, pidfd: &OwnedFd) -> Result<Vec<Descriptor>, DumpError>
 /// Decides what a descriptor is; refuses by name what cannot be dumped.
 pub fn classify(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) -> Option<Kind> {
     let target = descriptor.target.to_string_lossy();
-    let mut refuse = |why: String, way_out: &str| {
+    let mut refuse = |(why, way_out): unknown::Why| {
         findings.refuse(descriptor.subject(pid), why, way_out);
         None
     };
-    let close = "let the program close it, or run the program without it";
-    if descriptor.info.flags & O_PATH != 0 {
-        return refuse("an O_PATH descriptor is not dumped".into(), close);
+    if let Some(why) = unknown::of_any(descriptor) {
+        return refuse(why);
     }
     let kind = SFlag::from_bits_truncate(descriptor.stat.st_mode & SFlag::S_IFMT.bits());
     match kind {
-        SFlag::S_IFREG if target.starts_with("/SYSV") => {
-            refuse("System V shared memory lives in an IPC namespace, and none is dumped".into(), close)
-        }
+        SFlag::S_IFREG if target.starts_with("/SYSV") => refuse((
+            "System V shared memory lives in an IPC namespace, and none is dumped yet".into(),
+            "let the program close it, or run the program without it",
+        )),
         SFlag::S_IFREG if memfd::is_memory(&descriptor.stat) => Some(Kind::Memory),
+        SFlag::S_IFREG if unknown::is_pathless(descriptor) => refuse(unknown::of_type(descriptor, kind)),
         SFlag::S_IFREG | SFlag::S_IFDIR => Some(Kind::Regular),
         SFlag::S_IFCHR if nix::sys::stat::major(descriptor.stat.st_rdev) == MEM_MAJOR => Some(Kind::Regular),
-        SFlag::S_IFCHR if is_terminal(&target) => refuse(
-            "a terminal is not dumped".into(),
-            "start the program with `setsid` and standard input, output and error on files or /dev/null",
-        ),
-        SFlag::S_IFCHR => refuse("a device's state cannot be dumped".into(), close),
         SFlag::S_IFIFO if target.starts_with("pipe:[") => Some(Kind::Pipe),
-        SFlag::S_IFIFO => refuse("named pipes are not dumped".into(), close),
-        SFlag::S_IFSOCK => refuse("sockets are not dumped".into(), close),
-        _ if target.starts_with("anon_inode:") => {
-            refuse(format!("{} descriptors are not dumped", target.trim_start_matches("anon_inode:")), close)
-        }
-        _ => refuse("this kind of file is not dumped".into(), close),
+        _ => refuse(unknown::of_type(descriptor, kind)),
     }
-}
-
-fn is_terminal(target: &str) -> bool {
-    ["/dev/pts/", "/dev/tty", "/dev/console", "/dev/ptmx"].iter().any(|prefix| target.starts_with(prefix))
 }
 
 /// Checks every descriptor; what cannot be dumped is refused by name.

@@ -1,0 +1,137 @@
+//! Descriptors that cannot be dumped: what they are, in words that their users know, and the way out.
+
+use std::os::fd::AsRawFd;
+
+use nix::sys::socket::sockopt::SockType;
+use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt};
+use nix::sys::stat::SFlag;
+
+use super::Descriptor;
+
+/// Why a descriptor is refused, and what to do.
+pub type Why = (String, &'static str);
+
+const CLOSE: &str = "let the program close it, or run the program without it";
+const TERMINAL: &str =
+    "start the program with `setsid` and standard input, output and error on files or /dev/null";
+
+/// Flag of an `O_PATH` descriptor in `/proc/PID/fdinfo` (include/uapi/asm-generic/fcntl.h).
+const O_PATH: u32 = 0o10_000_000;
+
+/// Kernel objects without a path: what `/proc/PID/fd/N` calls them, and what they are.
+const OBJECTS: [(&str, &str); 19] = [
+    ("[eventfd]", "an event counter (eventfd)"),
+    ("[eventpoll]", "a set of watched descriptors (epoll)"),
+    ("[timerfd]", "a timer (timerfd)"),
+    ("[signalfd]", "a receiver of signals (signalfd)"),
+    ("inotify", "a watch on files (inotify)"),
+    ("[fanotify]", "a watch on a file system (fanotify)"),
+    ("[io_uring]", "a queue of input and output (io_uring)"),
+    ("[perf_event]", "a performance counter (perf)"),
+    ("[userfaultfd]", "a handler of page faults (userfaultfd)"),
+    ("[pidfd]", "a handle on a process (pidfd)"),
+    ("bpf-prog", "a BPF program"),
+    ("bpf-map", "a BPF map"),
+    ("bpf_link", "an attached BPF program"),
+    ("[landlock-ruleset]", "a set of Landlock rules"),
+    ("[fscontext]", "a file system that is being set up"),
+    ("seccomp notify", "the supervisor's end of seccomp filters"),
+    ("kvm-vm", "a virtual machine (KVM)"),
+    ("kvm-vcpu", "a virtual processor (KVM)"),
+    ("sync_file", "a fence of a graphics driver"),
+];
+
+/// What refuses a descriptor whatever its type: how it was opened, and where.
+pub fn of_any(descriptor: &Descriptor) -> Option<Why> {
+    if descriptor.info.flags & O_PATH != 0 {
+        return Some((
+            "it only names a file (O_PATH), and such descriptors are not dumped yet".into(),
+            CLOSE,
+        ));
+    }
+    /// `MQUEUE_MAGIC` (ipc/mqueue.c).
+    const MESSAGE_QUEUES: i64 = 0x1980_0202;
+    if nix::sys::statfs::fstatfs(&descriptor.copy)
+        .is_ok_and(|found| found.filesystem_type().0 == MESSAGE_QUEUES)
+    {
+        return Some(("a message queue is not dumped yet".into(), CLOSE));
+    }
+    let mut parts = descriptor.target.strip_prefix("/proc").ok()?.components();
+    let process = parts.next()?.as_os_str().to_string_lossy().into_owned();
+    process.bytes().all(|byte| byte.is_ascii_digit()).then(|| {
+        let why = format!(
+            "it is a file of process {process} in /proc, which may be gone or another at the destination"
+        );
+        (why, "let the program close it before it is moved")
+    })
+}
+
+/// Why a descriptor of this type is refused: none of those that are dumped.
+pub fn of_type(descriptor: &Descriptor, kind: SFlag) -> Why {
+    let target = descriptor.target.to_string_lossy();
+    let not_yet = |what: &str| (format!("{what} is not dumped yet"), CLOSE);
+    match kind {
+        SFlag::S_IFCHR if is_terminal(&target) => ("a terminal is not dumped yet".into(), TERMINAL),
+        SFlag::S_IFCHR => ("the state of a device cannot be dumped".into(), CLOSE),
+        SFlag::S_IFBLK => ("a block device is not dumped".into(), CLOSE),
+        SFlag::S_IFIFO => not_yet("a named pipe"),
+        SFlag::S_IFSOCK => not_yet(socket(descriptor)),
+        _ => {
+            let name = target.strip_prefix("anon_inode:").unwrap_or(&target);
+            let known = OBJECTS.iter().find(|(prefix, _)| name.starts_with(prefix)).map(|(_, what)| *what);
+            match known.or_else(|| pseudo(name)) {
+                Some(what) => not_yet(what),
+                None => ("this kind of file is not dumped".into(), CLOSE),
+            }
+        }
+    }
+}
+
+/// Objects in file systems that nobody mounts: `net:[4026531840]`, `pidfd:[17]`.
+fn pseudo(name: &str) -> Option<&'static str> {
+    const KINDS: [&str; 8] = ["net", "ipc", "uts", "user", "pid", "mnt", "cgroup", "time"];
+    let (kind, _) = name.split_once(":[")?;
+    match kind {
+        "pidfd" => Some("a handle on a process (pidfd)"),
+        kind if KINDS.contains(&kind.trim_end_matches("_for_children")) => Some("a handle on a namespace"),
+        _ => None,
+    }
+}
+
+/// Whether a file without a type or of type regular has no path at all.
+pub fn is_pathless(descriptor: &Descriptor) -> bool {
+    !descriptor.target.is_absolute()
+}
+
+fn socket(descriptor: &Descriptor) -> &'static str {
+    let family =
+        getsockname::<SockaddrStorage>(descriptor.copy.as_raw_fd()).ok().and_then(|name| name.family());
+    let is_stream =
+        getsockopt(&descriptor.copy, SockType).is_ok_and(|kind| kind == nix::sys::socket::SockType::Stream);
+    match family {
+        Some(AddressFamily::Unix) => "a Unix socket",
+        Some(AddressFamily::Inet | AddressFamily::Inet6) if is_stream => "a TCP socket",
+        Some(AddressFamily::Inet | AddressFamily::Inet6) => "a UDP or raw socket",
+        Some(AddressFamily::Netlink) => "a socket to the kernel (netlink)",
+        Some(AddressFamily::Packet) => "a socket for raw packets",
+        Some(AddressFamily::Vsock) => "a socket to a virtual machine's host (vsock)",
+        _ => "a socket",
+    }
+}
+
+fn is_terminal(target: &str) -> bool {
+    ["/dev/pts/", "/dev/tty", "/dev/console", "/dev/ptmx"].iter().any(|prefix| target.starts_with(prefix))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn handles_on_namespaces_and_processes_are_known() {
+        assert_eq!(pseudo("net:[4026531840]"), Some("a handle on a namespace"));
+        assert_eq!(pseudo("pid_for_children:[1]"), Some("a handle on a namespace"));
+        assert_eq!(pseudo("pidfd:[17]"), Some("a handle on a process (pidfd)"));
+        assert_eq!(pseudo("dmabuf:[17]"), None);
+    }
+}

@@ -1,0 +1,282 @@
+//! `godwit doctor`: what of a process cannot be moved, by name, with the reason and a way out; `godwit dump` says the same
+//! words before it stops anything.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+use std::process::Command;
+use std::time::Duration;
+
+use nix::unistd::Pid;
+use serde_json::Value;
+use support::child::{Running, eventually};
+use support::product::godwit_command;
+use support::victim::{Verdict, Victim};
+use support::{Scene, godwit, scene};
+
+/// What `odd.c` can be, what the refusal names, and a piece of the reason.
+const KINDS: &[(&str, Subject, &str)] = &[
+    ("terminal", Subject::Fd, "a terminal"),
+    ("unix-socket", Subject::Fd, "a Unix socket"),
+    ("tcp-socket", Subject::Fd, "a TCP socket"),
+    ("udp-socket", Subject::Fd, "a UDP"),
+    ("netlink-socket", Subject::Fd, "netlink"),
+    ("vsock", Subject::Fd, "a socket"),
+    ("eventfd", Subject::Fd, "an event counter (eventfd)"),
+    ("epoll", Subject::Fd, "(epoll)"),
+    ("timerfd", Subject::Fd, "(timerfd)"),
+    ("signalfd", Subject::Fd, "(signalfd)"),
+    ("inotify", Subject::Fd, "(inotify)"),
+    ("fanotify", Subject::Fd, "(fanotify)"),
+    ("io_uring", Subject::Fd, "(io_uring)"),
+    ("perf", Subject::Fd, "(perf)"),
+    ("userfaultfd", Subject::Fd, "(userfaultfd)"),
+    ("pidfd", Subject::Fd, "(pidfd)"),
+    ("bpf", Subject::Fd, "a BPF map"),
+    ("mqueue", Subject::Fd, "a message queue"),
+    ("namespace", Subject::Fd, "a handle on a namespace"),
+    ("path-only", Subject::Fd, "O_PATH"),
+    ("named-pipe", Subject::Fd, "a named pipe"),
+    ("device", Subject::Fd, "device"),
+    ("own-proc", Subject::Fd, "in /proc"),
+    ("dead-proc", Subject::Fd, "in /proc"),
+    ("lease", Subject::Fd, "a lease"),
+    ("secret", Subject::Fd, ""),
+    ("sysv-shm", Subject::Mapping, "System V shared memory"),
+    ("pending-trap", Subject::Thread, "SIGTRAP"),
+    ("deadline", Subject::Thread, "deadline"),
+    ("child", Subject::Process, "a child, process "),
+    ("traced", Subject::Process, "traces it"),
+    ("unshare-net", Subject::Process, "a net namespace"),
+    ("unshare-ipc", Subject::Process, "a ipc namespace"),
+    ("unshare-uts", Subject::Process, "a uts namespace"),
+    ("unshare-user", Subject::Process, "a user namespace"),
+    ("unshare-cgroup", Subject::Process, "a cgroup namespace"),
+    ("unshare-mnt", Subject::Process, "a mnt namespace"),
+];
+
+/// What a refusal must name.
+#[derive(Clone, Copy)]
+enum Subject {
+    Fd,
+    Mapping,
+    Thread,
+    Process,
+}
+
+impl Subject {
+    fn text(self, pid: i32) -> String {
+        match self {
+            Subject::Fd => format!("process {pid}, fd 77 ("),
+            Subject::Mapping => format!("process {pid}, mapping 0x"),
+            Subject::Thread => format!("thread {pid}"),
+            Subject::Process => format!("process {pid}"),
+        }
+    }
+}
+
+fn examine(scene: &Scene, pid: i32) -> (Option<i32>, Value) {
+    let finished = godwit(scene, &["doctor", "--json", "--pid", &pid.to_string()]);
+    let told = serde_json::from_str(finished.stdout.trim()).unwrap_or(Value::Null);
+    (finished.code(), told)
+}
+
+fn refusals(told: &Value) -> Vec<[String; 3]> {
+    let list = told["refusals"].as_array().cloned().unwrap_or_default();
+    list.iter()
+        .map(|one| ["subject", "why", "way_out"].map(|key| one[key].as_str().unwrap_or_default().to_owned()))
+        .collect()
+}
+
+#[test]
+fn each_kind_is_refused_by_name_with_a_way_out_and_in_the_same_words_before_the_freeze() {
+    require!("root", "cc");
+    let scene = Scene::new("doctor");
+    let (mut wrong, mut left_out) = (Vec::new(), Vec::new());
+    for (kind, subject, why) in KINDS {
+        let mut victim = Victim::start(&scene, "odd", &[kind]);
+        if victim.log().contains("CANNOT") {
+            left_out.push(format!("{kind}: {}", victim.log().trim().replace('\n', " ")));
+            continue;
+        }
+        if let Err(what) = refused(&scene, &victim, &subject.text(victim.pid), why) {
+            wrong.push(format!("{kind}: {what}"));
+        }
+        // Its tracer waits for the same file, and goes.
+        let verdict = victim.check();
+        if verdict != Verdict::Ok {
+            wrong.push(format!("{kind}: the victim noticed: {verdict:?}"));
+        }
+    }
+    left_out.iter().for_each(|line| eprintln!("not on this machine: {line}"));
+    assert!(left_out.len() < KINDS.len() / 2, "{left_out:#?}");
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn refused(scene: &Scene, victim: &Victim, subject: &str, why: &str) -> Result<(), String> {
+    let (code, told) = examine(scene, victim.pid);
+    if code != Some(3) || told["can_migrate"] != false {
+        return Err(format!("doctor ends with {code:?}: {told}"));
+    }
+    let refusals = refusals(&told);
+    if !refusals.iter().any(|[named, reason, _]| named.contains(subject) && reason.contains(why)) {
+        return Err(format!("doctor does not say {subject:?} {why:?}: {refusals:#?}"));
+    }
+    let text = godwit(scene, &["doctor", "--pid", &victim.pid.to_string()]);
+    for [named, reason, way_out] in &refusals {
+        if way_out.is_empty() || !text.stdout.contains(&format!("refused: {named}: {reason}; {way_out}")) {
+            return Err(format!("the lines differ from the JSON: {text}"));
+        }
+    }
+    let images = scene.subdir("images");
+    for verb in ["dump", "pre-dump"] {
+        let args = [verb, "--pid", &victim.pid.to_string(), "--images-dir", images.to_str().unwrap()];
+        let mut dump = godwit_command(scene, &args);
+        // Whoever comes as far as the freeze dies of it.
+        dump.env("GODWIT_FAULT", "step.before.alarm:kill,tracker.attach:kill");
+        let dumped = support::run(dump, Duration::from_secs(60));
+        if dumped.code() != Some(3) {
+            return Err(format!("it is not refused before the freeze: {dumped}"));
+        }
+        for [named, reason, way_out] in &refusals {
+            if !dumped.stderr.contains(&format!("{named}: {reason}; {way_out}")) {
+                return Err(format!("{verb} does not say {named}: {reason}; {way_out}: {dumped}"));
+            }
+        }
+        if std::fs::read_dir(&images).unwrap().next().is_some() {
+            return Err(format!("{verb} has left something in {}", images.display()));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_process_of_the_machine_can_be_asked_about() {
+    require!("root");
+    let scene = Scene::new("doctor-all");
+    let mut wrong = Vec::new();
+    let this = std::process::id() as i32;
+    // Up to here, and some whose number nobody has.
+    let mut pids: Vec<i32> = scene::pids().take(400).collect();
+    pids.extend([this, 1, 2, 999_999_999]);
+    for &pid in &pids {
+        let text = pid.to_string();
+        let finished =
+            support::run(godwit_command(&scene, &["doctor", "--pid", &text]), Duration::from_secs(30));
+        let gone = !std::path::Path::new(&format!("/proc/{pid}")).exists();
+        // 0 and 3 are verdicts; 2 says that there is no such process; 1 only for one that ended meanwhile.
+        let is_fine = match finished.code() {
+            Some(0) => finished.stdout.contains("can be migrated"),
+            Some(3) => finished.stdout.contains("refused: "),
+            Some(2) => finished.stderr.contains(&text),
+            Some(1) => gone,
+            _ => false,
+        };
+        if !is_fine || finished.stderr.contains("panicked") {
+            wrong.push(finished.to_string());
+        }
+    }
+    assert!(wrong.is_empty(), "{} of {}:\n{}", wrong.len(), pids.len(), wrong.join("\n"));
+}
+
+#[test]
+fn what_is_no_process_to_move_is_said_so() {
+    require!("root", "cc");
+    let scene = Scene::new("doctor-none");
+    let say = |pid: i32| {
+        let finished = godwit(&scene, &["doctor", "--pid", &pid.to_string()]);
+        finished.stdout.clone() + &finished.stderr
+    };
+    let kernel_thread =
+        scene::pids().find(|pid| scene::status_field(*pid, "Kthread").as_deref() == Some("1"));
+    if let Some(pid) = kernel_thread {
+        assert!(say(pid).contains("kernel thread"), "{}", say(pid));
+    }
+    assert!(say(999_999_999).contains("there is no process 999999999"));
+    // An ended child that nobody waited for.
+    let mut zombie = Command::new("true").spawn().unwrap();
+    let pid = zombie.id() as i32;
+    eventually("it has ended", Duration::from_secs(5), || {
+        scene::status_field(pid, "State").is_some_and(|state| state.starts_with('Z'))
+    });
+    assert!(say(pid).contains("has ended"), "{}", say(pid));
+    zombie.wait().unwrap();
+    // A thread is named by its process.
+    let victim = Victim::start(&scene, "threads", &[]);
+    let thread = *victim.threads().last().unwrap();
+    assert_ne!(thread, victim.pid);
+    let told = say(thread);
+    assert!(
+        told.contains(&format!("{thread} is a thread")) && told.contains(&victim.pid.to_string()),
+        "{told}"
+    );
+    // Those above us in the tree have children at least.
+    let told = say(Pid::parent().as_raw());
+    assert!(told.contains("refused: ") && told.contains("child"), "{told}");
+}
+
+#[test]
+fn a_process_that_can_be_moved_is_said_to_and_exit_status_is_zero() {
+    require!("root", "cc");
+    let scene = Scene::new("doctor-good");
+    let victim = Victim::start(&scene, "threads", &[]);
+    let (code, told) = examine(&scene, victim.pid);
+    assert_eq!((code, &told["can_migrate"]), (Some(0), &Value::from(true)), "{told}");
+    assert_eq!(told["pid"].as_i64(), Some(victim.pid.into()));
+}
+
+/// What appears between the look and the freeze is found under freeze: the process runs on, and it is said.
+#[test]
+fn what_appears_at_the_last_moment_is_refused_and_the_process_runs_on() {
+    require!("root", "cc");
+    let scene = Scene::new("doctor-late");
+    let mut victim = Victim::start(&scene, "odd", &["late-eventfd"]);
+    let (code, told) = examine(&scene, victim.pid);
+    assert_eq!(code, Some(0), "{told}");
+    let images = scene.subdir("images");
+    let pid = victim.pid.to_string();
+    let mut dump = godwit_command(&scene, &["dump", "--pid", &pid, "--images-dir", images.to_str().unwrap()]);
+    // The look is over, the freeze has not begun.
+    dump.env("GODWIT_FAULT", "step.before.alarm:delay-1500").env("RUST_LOG", "godwit_dumper=debug");
+    let running = Running::start(dump);
+    std::thread::sleep(Duration::from_millis(700));
+    victim.tell("open");
+    eventually("it has opened", Duration::from_secs(10), || victim.dir().join("opened").exists());
+    let finished = running.finish(Duration::from_secs(60));
+    assert_eq!(finished.code(), Some(3), "{finished}");
+    let why =
+        format!("process {pid}, fd 77 (anon_inode:[eventfd]): an event counter (eventfd) is not dumped yet");
+    assert!(finished.stderr.contains(&why), "{finished}");
+    victim.expect_untouched();
+    assert!(std::fs::read_dir(&images).unwrap().next().is_none(), "something is left in the directory");
+    // Once it is closed nothing is in the way.
+    victim.tell("close");
+    eventually("it has closed", Duration::from_secs(10), || {
+        !std::path::Path::new(&format!("/proc/{pid}/fd/77")).exists()
+    });
+    assert_eq!(examine(&scene, victim.pid).0, Some(0));
+    assert_eq!(victim.check(), Verdict::Ok);
+}
+
+/// An operator's script that runs at the beginning can still mend what would be refused.
+#[test]
+fn a_script_can_mend_what_would_be_refused() {
+    require!("root", "cc");
+    let scene = Scene::new("doctor-script");
+    let mut victim = Victim::start(&scene, "odd", &["late-eventfd"]);
+    victim.tell("open");
+    eventually("it has opened", Duration::from_secs(10), || victim.dir().join("opened").exists());
+    assert_eq!(examine(&scene, victim.pid).0, Some(3));
+    let script = scene.dir().join("mend");
+    let text = "#!/bin/sh\n[ $CRTOOLS_SCRIPT_ACTION = pre-dump ] || exit 0\ncd /proc/$CRTOOLS_INIT_PID/cwd && : > close\n\
+                for n in 1 2 3 4 5 6 7 8 9; do sleep 0.2; [ -e /proc/$CRTOOLS_INIT_PID/fd/77 ] || exit 0; done; exit 1\n";
+    std::fs::write(&script, text).unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let images = scene.subdir("images");
+    let pid = victim.pid.to_string();
+    let args = ["dump", "--leave-running", "--pid", &pid, "--images-dir", images.to_str().unwrap()];
+    let finished = godwit(&scene, &[&args[..], &["--action-script", script.to_str().unwrap()]].concat());
+    finished.expect_ok();
+    assert_eq!(victim.check(), Verdict::Ok);
+}
