@@ -134,7 +134,7 @@ fn refused(scene: &Scene, victim: &Victim, subject: &str, why: &str) -> Result<(
         let args = [verb, "--pid", &victim.pid.to_string(), "--images-dir", images.to_str().unwrap()];
         let mut dump = godwit_command(scene, &args);
         // Whoever comes as far as the freeze dies of it.
-        dump.env("GODWIT_FAULT", "step.before.alarm:kill,tracker.attach:kill");
+        dump.env("GODWIT_FAULT", "step.before.alarm:kill");
         let dumped = support::run(dump, Duration::from_secs(60));
         if dumped.code() != Some(3) {
             return Err(format!("it is not refused before the freeze: {dumped}"));
