@@ -131,6 +131,35 @@ fn what_a_restore_drops_is_named_and_refused_with_strict() {
     }
 }
 
+/// That these are losses: the victim itself finds the setting gone, where it found it before.
+#[test]
+fn what_is_said_to_be_dropped_is_dropped() {
+    require!("root", "cc", "criu-4.2");
+    let scene = Scene::new("dropped");
+    let kept = |victim: &Victim| {
+        victim.log().lines().find_map(|line| match line {
+            "KEPT" => Some(true),
+            "DROPPED" => Some(false),
+            _ => None,
+        })
+    };
+    // A signal that is sent is not dropped; a group of one for core scheduling shows nowhere.
+    for case in LOSSES.iter().filter(|case| !["death-signal", "core"].contains(&case.setting)) {
+        let Some((mut victim, _companion)) = start(&scene, case.setting) else { continue };
+        let images = scene.subdir("images");
+        let pid = victim.pid.to_string();
+        let args = ["dump", "--leave-running", "--pid", &pid, "--images-dir", images.to_str().unwrap()];
+        godwit(&scene, &args).expect_ok();
+        assert_eq!(victim.check(), Verdict::Ok, "{}", case.setting);
+        assert_eq!(kept(&victim), Some(true), "{}: the source", case.setting);
+        std::fs::write(victim.dir().join("log"), "").unwrap();
+        let restored = Restored::from_images(&images, CriuVersion::V4_2, &[], &victim);
+        assert_eq!(restored.verdict(), Verdict::Ok, "{}", case.setting);
+        assert_eq!(kept(&victim), Some(false), "{}: the copy", case.setting);
+        scene.sweep();
+    }
+}
+
 #[test]
 fn a_process_with_nothing_of_that_loses_nothing() {
     require!("root", "cc");
@@ -186,4 +215,44 @@ fn two_thousand_threads_come_back() {
     victim.expect_killed();
     victim.ask();
     assert_eq!(Restored::from_images(&images, CriuVersion::V4_2, &[], &victim).verdict(), Verdict::Ok);
+}
+
+/// Runs the program without one of root's capabilities.
+fn without(scene: &Scene, capability: &str, args: &[&str]) -> Finished {
+    let godwit = support::product::godwit_command(scene, args);
+    let mut command = std::process::Command::new("setpriv");
+    command.args([format!("--bounding-set=-{capability}"), format!("--inh-caps=-{capability}")]);
+    command.arg(godwit.get_program()).args(godwit.get_args());
+    godwit.get_envs().for_each(|(name, value)| {
+        if let Some(value) = value {
+            command.env(name, value);
+        }
+    });
+    support::run(command, std::time::Duration::from_secs(30))
+}
+
+#[test]
+fn a_missing_capability_is_named() {
+    require!("root", "cc", "setpriv");
+    let scene = Scene::new("rights");
+    for (name, args, capability, says) in [
+        ("privileges", "closed", "sys_ptrace", "CAP_SYS_PTRACE"),
+        ("privileges", "user", "sys_ptrace", "CAP_SYS_PTRACE"),
+        ("seccomp", "", "sys_admin", "CAP_SYS_ADMIN"),
+    ] {
+        let mut victim = Victim::start(&scene, name, &[args]);
+        let pid = victim.pid.to_string();
+        let images = scene.subdir("images");
+        let dump = ["dump", "--leave-running", "--pid", &pid, "--images-dir", images.to_str().unwrap()];
+        let doctor = ["doctor", "--pid", &pid];
+        let refused = without(&scene, capability, &dump).expect_refusal();
+        assert!(refused.stderr.contains(says), "{name}: {refused}");
+        let seen = without(&scene, capability, &doctor);
+        assert!(seen.stdout.contains(says), "{name}: {seen}");
+        // With it the process is no secret, whoever may not look otherwise.
+        godwit(&scene, &dump).expect_ok();
+        victim.expect_untouched();
+        assert_eq!(victim.check(), Verdict::Ok, "{name}");
+        scene.sweep();
+    }
 }

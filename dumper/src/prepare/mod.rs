@@ -1,6 +1,6 @@
 //! Nothing has been touched yet: options, kernel, processor, the process as it looks from outside, the link.
 //!
-//! In the order of the steps: `limits`, `root`, `leftovers`, `scripts`, `kerndat`, `cpu`, `survey` (what could be refused),
+//! In the order of the steps: `limits`, `root`, `rights` (may it be looked at), `leftovers`, `scripts`, `kerndat`, `cpu`, `survey` (what could be refused),
 //! `losses` (what of its memory is not restored), `inventory`, `link`, `alarm`.
 
 pub mod alarm;
@@ -11,6 +11,7 @@ pub mod leftovers;
 pub mod limits;
 pub mod link;
 pub mod losses;
+pub mod rights;
 pub mod root;
 pub mod scripts;
 pub mod survey;

@@ -1,12 +1,11 @@
 //! The root of the tree: which process it is, pinned so that a pid that is taken anew cannot stand for it.
 
-use std::fs::File;
-use std::io::ErrorKind;
 use std::os::fd::{AsFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use super::rights;
 use crate::error::DumpError;
 use crate::procfs::{cgroup, host, stat, status};
 use crate::refusal::{Findings, Subject};
@@ -59,14 +58,8 @@ impl Root {
                 "it has ended and waits for its parent (zombie)",
                 "name a living process",
             );
-        } else if let Err(source) = File::open(format!("/proc/{pid}/smaps"))
-            && source.kind() == ErrorKind::PermissionDenied
-        {
-            findings.refuse(
-                subject,
-                format!("godwit may not look into it ({source})"),
-                "run godwit as root with CAP_SYS_PTRACE, or with every capability that the process has",
-            );
+        } else {
+            rights::check(pid, &pidfd, &mut findings)?;
         }
         findings.verdict()?;
         let inside = status.ns_pid.last().copied().unwrap_or(status.pid) as u32;

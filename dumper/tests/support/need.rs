@@ -29,6 +29,7 @@ fn why_missing(name: &str) -> Option<String> {
     match name {
         "root" => (!nix::unistd::geteuid().is_root()).then(|| "run the tests as root".into()),
         "cc" => no_command("cc", "package gcc"),
+        "setpriv" => no_command("setpriv", "package util-linux"),
         "musl" => no_command("musl-gcc", "package musl-tools"),
         "python3" => no_command("python3", "package python3"),
         "sqlite3" => no_command("sqlite3", "package sqlite3"),

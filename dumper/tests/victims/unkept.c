@@ -219,12 +219,62 @@ static void set(const char *name)
 		broken("no such setting: %s", name);
 }
 
+/* Whether the setting is as it was set. */
+static bool still(const char *name)
+{
+	unsigned value = 0;
+	if (!strcmp(name, "ioprio"))
+		return syscall(SYS_ioprio_get, 1, 0) == (2 << 13 | 7);
+	if (!strcmp(name, "affinity")) {
+		cpu_set_t now;
+		return sched_getaffinity(0, sizeof now, &now) == 0 && CPU_COUNT(&now) == 1;
+	}
+	if (!strcmp(name, "slack"))
+		return prctl(PR_GET_TIMERSLACK) == 12345;
+	if (!strcmp(name, "clamp")) {
+		struct attributes attributes;
+		return syscall(SYS_sched_getattr, 0, &attributes, sizeof attributes, 0) == 0 && attributes.util_min == 100;
+	}
+	if (!strcmp(name, "speculation"))
+		return prctl(PR_GET_SPECULATION_CTRL, PR_SPEC_STORE_BYPASS, 0, 0, 0) & PR_SPEC_DISABLE;
+	if (!strcmp(name, "coredump"))
+		return strtoul(slurp("/proc/self/coredump_filter"), NULL, 16) == 7;
+	if (!strcmp(name, "autogroup"))
+		return strstr(slurp("/proc/self/autogroup"), "nice 5") != NULL;
+	if (!strcmp(name, "flusher"))
+		return prctl(58, 0, 0, 0, 0) == 1;
+	if (!strcmp(name, "mce"))
+		return prctl(PR_MCE_KILL_GET, 0, 0, 0, 0) == PR_MCE_KILL_EARLY;
+	if (!strcmp(name, "tsc"))
+		return prctl(PR_GET_TSC, &value) == 0 && value == PR_TSC_SIGSEGV;
+	if (!strcmp(name, "cpuid"))
+		return syscall(SYS_arch_prctl, 0x1011, 0) == 0;
+	if (!strcmp(name, "mdwe"))
+		return prctl(66, 0, 0, 0, 0) == 1;
+	if (!strcmp(name, "merge"))
+		return prctl(68, 0, 0, 0, 0) == 1;
+	if (!strcmp(name, "thp"))
+		return prctl(PR_GET_THP_DISABLE, 0, 0, 0, 0) == 3;
+	if (!strcmp(name, "policy"))
+		return syscall(SYS_get_mempolicy, &value, NULL, 0, NULL, 0) == 0 && value == 2;
+	if (!strcmp(name, "keyring"))
+		return syscall(SYS_keyctl, 0, -1, 0) > 0;
+	if (!strcmp(name, "personality"))
+		return personality(0xffffffff) == ADDR_NO_RANDOMIZE;
+	if (!strcmp(name, "tsync"))
+		return add_filter(&(struct rule){ TRIED, ERRNO(4) }, 1, SECCOMP_RET_ALLOW, SECCOMP_FILTER_FLAG_TSYNC) == 0;
+	/* The others are not looked at. */
+	return true;
+}
+
 int main(int argc, char **argv)
 {
+	const char *name = argc > 1 ? argv[1] : "nothing";
 	victim_start();
-	set(argc > 1 ? argv[1] : "nothing");
+	set(name);
 	victim_ready();
 	victim_wait();
+	say("%s", still(name) ? "KEPT" : "DROPPED");
 	say("OK");
 	_exit(0);
 }
