@@ -86,10 +86,16 @@ const SQL: &str = "PRAGMA journal_mode=WAL;\nCREATE TABLE t(n INTEGER PRIMARY KE
 fn huge_pages_are_written_as_criu_writes_them() {
     require!("root", "cc", "criu-4.2", "crit", "huge-pages");
     let scene = Scene::new("oracle-huge");
-    let huge = support::huge::HugePages::new(&scene);
     let mut tally = Tally::default();
-    tally.ask(&scene, "hugetlb", &Victim::start(&scene, "hugetlb", &[huge.dir.to_str().unwrap()]));
+    ask_huge(&scene, &mut tally);
     tally.expect_none();
+}
+
+fn ask_huge(scene: &Scene, tally: &mut Tally) {
+    let huge = support::huge::HugePages::new(scene);
+    let victim = Victim::start(scene, "hugetlb", &[huge.dir.to_str().unwrap()]);
+    tally.ask(scene, "hugetlb", &victim);
+    drop(victim);
 }
 
 fn ask_programs(scene: &Scene, tally: &mut Tally) {
@@ -208,7 +214,7 @@ fn a_difference_is_found() {
 /// An entry of the list that explains nothing any more hides the next difference there.
 #[test]
 fn every_explanation_is_needed() {
-    require!("root", "cc", "musl", "criu-4.2", "crit", "python3");
+    require!("root", "cc", "musl", "criu-4.2", "crit", "python3", "huge-pages");
     if std::env::var_os("GODWIT_FULL").is_none() {
         eprintln!(
             "SKIP every_explanation_is_needed: only a full run goes through all victims (GODWIT_FULL=1)"
@@ -220,6 +226,7 @@ fn every_explanation_is_needed() {
     ask_victims(&scene, &mut tally);
     ask_programs(&scene, &mut tally);
     ask_static(&scene, &mut tally);
+    ask_huge(&scene, &mut tally);
     let stale: Vec<String> = EXPLAINED
         .iter()
         .enumerate()

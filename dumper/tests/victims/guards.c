@@ -38,11 +38,7 @@ static struct area *add(const char *name, char *at)
 static void guard(struct area *area, int first, int pages)
 {
 	if (madvise(area->at + first * PAGE, pages * PAGE, GUARD_INSTALL) == -1) {
-		/* Kernels before 6.13; before 6.15, only in private writable memory. */
-		if (count == 1) {
-			say("CANNOT install guards: %s", strerror(errno));
-			_exit(0);
-		}
+		/* Kernels before 6.13 have none; before 6.15, only in private writable memory. */
 		say("NOTE no guards in %s: %s", area->name, strerror(errno));
 		return;
 	}
@@ -108,7 +104,9 @@ int main(int argc, char **argv)
 		}
 	}
 	/* A guard that is taken away leaves empty memory. */
-	must(madvise(areas[0].at + 5 * PAGE, PAGE, GUARD_REMOVE));
-	expect_zero_page("guard taken away", 5, areas[0].at + 5 * PAGE);
+	if (areas[0].is_guard[5] && !lost) {
+		must(madvise(areas[0].at + 5 * PAGE, PAGE, GUARD_REMOVE));
+		expect_zero_page("guard taken away", 5, areas[0].at + 5 * PAGE);
+	}
 	victim_end();
 }

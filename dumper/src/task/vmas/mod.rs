@@ -71,7 +71,8 @@ fn entry(pid: Pid, vma: &Vma, kind: Kind, table: &mut FileTable) -> Result<VmaEn
         Kind::FilePrivate | Kind::FileShared | Kind::MemoryPrivate | Kind::MemoryShared => {
             file::file_of(pid, vma, table)?
         }
-        Kind::AioRing => (0, Some(libc::O_RDWR as u32)),
+        // The kernel opened these for itself; restore makes its own.
+        Kind::AioRing | Kind::HugeAnonymous => (0, Some(libc::O_RDWR as u32)),
         _ => (0, None),
     };
     Ok(VmaEntry {

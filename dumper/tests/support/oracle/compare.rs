@@ -23,6 +23,8 @@ pub enum Rule {
     OnlyOursAs(&'static str),
     /// Both write it, godwit with this value.
     Ours(u64),
+    /// Both write it, godwit with these bits set beside CRIU's.
+    OursWith(u64),
     /// godwit's number is smaller by so much.
     Behind(u64),
     /// CRIU writes this value.
@@ -253,6 +255,9 @@ fn holds(rule: Rule, ours: Option<&Value>, theirs: Option<&Value>, renumbering: 
         (Rule::Theirs(value), Some(_), Some(b)) => b.as_u64() == Some(value),
         (Rule::Behind(by), Some(a), Some(b)) => {
             a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a.wrapping_add(by) == b)
+        }
+        (Rule::OursWith(bits), Some(a), Some(b)) => {
+            a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a == b | bits && b & bits == 0)
         }
         (Rule::OnlyOursAny, Some(_), None) | (Rule::OnlyTheirs, None, Some(_)) => true,
         (Rule::OnlyTheirsIs(value), None, Some(b)) => b.as_u64() == Some(value),

@@ -43,6 +43,7 @@ pub const EXPLAINED: &[Explained] = &[
     Explained { image: "core", field: "/entries/#/thread_core/rseq_entry/rseq_abi_size", rule: Rule::OnlyTheirsIs(0), why: "as above" },
     Explained { image: "core", field: "/entries/#/thread_core/rseq_entry/signature", rule: Rule::OnlyTheirsIs(0), why: "as above" },
     Explained { image: "pages", field: "(only CRIU, as in its file)", rule: Rule::OnlyTheirs, why: "CRIU puts its first system call into a page of the text and takes it out again, which leaves a private copy" },
+    Explained { image: "mm", field: "/entries/#/vmas/#/flags", rule: Rule::OursWith(21 << 26), why: "the size of huge pages: CRIU forgets it for a mapping whose neighbour is of the same file; restore takes the file's" },
     Explained { image: "pages", field: "(only godwit, droppable)", rule: Rule::OnlyOursAny, why: "CRIU drops what the kernel may drop; restore takes it either way" },
     Explained { image: "pages", field: "(rseq)", rule: Rule::Moves, why: "the kernel writes the number of the processor there whenever the thread runs, as it does for CRIU's blob" },
     Explained { image: "stats-dump", field: "/entries/#/dump/freezing_time", rule: Rule::Moves, why: "what this dump took" },
