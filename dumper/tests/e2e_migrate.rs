@@ -7,7 +7,7 @@ use std::time::Duration;
 use support::child::eventually;
 use support::lab::{BOTH, CriuVersion, Restored};
 use support::moved::{self, copies};
-use support::product::{Server, godwit, migrate_args, report};
+use support::product::{Server, godwit, godwit_command, migrate_args, report};
 use support::victim::{Verdict, Victim};
 use support::victims::{self, In, Listed};
 use support::{Scene, Witness, scene};
@@ -143,8 +143,14 @@ fn a_migrated_program_can_be_migrated_again() {
 
 #[test]
 fn shared_memory_moves_in_rounds_and_moves_again() {
-    require!("root", "cc", "criu-4.2", "page-server");
+    require!("root", "cc", "criu-4.1", "criu-4.2", "page-server");
     let scene = Scene::new("segments");
+    {
+        let older = Server::start(&scene, CriuVersion::V4_1);
+        let mut victim = Victim::start(&scene, "segments", &["6", "50"]);
+        let moved = moved::migrate(&scene, &mut victim, &older, &["--rounds", "3"]);
+        assert_eq!(moved.check(&victim), Verdict::Ok, "CRIU 4.1");
+    }
     let server = Server::start(&scene, CriuVersion::V4_2);
     for (name, args) in [("segments", &["5", "200"][..]), ("shmem", &[])] {
         let mut victim = Victim::start(&scene, name, args);
@@ -165,6 +171,26 @@ fn shared_memory_moves_in_rounds_and_moves_again() {
         }
         assert_eq!(moved.check(&victim), Verdict::Ok, "{name}");
     }
+}
+
+#[test]
+fn a_failure_while_segments_are_compared_is_undone() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    let scene = Scene::new("compare");
+    let server = Server::start(&scene, CriuVersion::V4_2);
+    let mut victim = Victim::start(&scene, "segments", &["7", "500"]);
+    // The first rounds compare nothing, the second and the last set do: at the first and at a late pass.
+    for fault in
+        ["mid.segments.compare:error@1", "mid.segments.compare:panic@5", "mid.segments.compare:kill@9"]
+    {
+        let mut command = godwit_command(&scene, &migrate_args(victim.pid, &server, &["--rounds", "2"]));
+        command.env("GODWIT_FAULT", fault).env("RUST_BACKTRACE", "0");
+        let failed = support::run(command, support::product::GODWIT_LIMIT);
+        assert!(!failed.ok(), "{fault}: {failed}");
+        victim.expect_untouched();
+    }
+    let moved = moved::migrate(&scene, &mut victim, &server, &["--rounds", "2", "--name", "at-last"]);
+    assert_eq!(moved.check(&victim), Verdict::Ok);
 }
 
 #[test]

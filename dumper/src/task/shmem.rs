@@ -11,6 +11,7 @@ use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::sys::stat::makedev;
 use nix::unistd::{Pid, Whence, lseek};
 
 use godwit_wire::plan::{PAGE_SIZE, PE_PRESENT, PageRun};
@@ -33,20 +34,41 @@ pub struct Segment {
     subject: String,
 }
 
+/// A memory file that was met: its inode number, its device, where it can be opened, and how findings name it.
+type Met = (u64, u64, PathBuf, Subject);
+
 /// Opens every segment that the task maps or has open, each once.
 ///
 /// # Errors
-/// When one cannot be opened. The task must be stopped.
+/// When one cannot be opened, or two have the same number. The task must be stopped.
 pub fn collect(pid: Pid, all: &[Vma], descriptors: &[Descriptor]) -> Result<Vec<Segment>, DumpError> {
-    let mut found: BTreeMap<u64, PathBuf> = BTreeMap::new();
-    for vma in all.iter().filter(|vma| vmas::is_memory_file(vma)) {
-        found.entry(vma.inode).or_insert_with(|| vmas::map_file(pid, vma));
-    }
-    for descriptor in descriptors.iter().filter(|descriptor| memfd::is_memory(&descriptor.stat)) {
-        let at = || format!("/proc/self/fd/{}", descriptor.copy.as_raw_fd()).into();
-        found.entry(descriptor.stat.st_ino).or_insert_with(at);
-    }
+    let mapped = all.iter().filter(|vma| vmas::is_memory_file(vma)).map(|vma| {
+        let device = makedev(u64::from(vma.major), u64::from(vma.minor));
+        (vma.inode, device, vmas::map_file(pid, vma), vmas::subject(pid, vma))
+    });
+    let open = descriptors.iter().filter(|descriptor| memfd::is_memory(&descriptor.stat)).map(|descriptor| {
+        let at = format!("/proc/self/fd/{}", descriptor.copy.as_raw_fd()).into();
+        (descriptor.stat.st_ino, descriptor.stat.st_dev, at, descriptor.subject(pid))
+    });
+    let found = each_once(mapped.chain(open))?;
     found.into_iter().map(|(id, at)| Segment::open(pid, id, &at)).collect()
+}
+
+/// Every memory file by its number. Those of huge pages lie on devices of their own, and are numbered apart from the
+/// others.
+fn each_once(met: impl Iterator<Item = Met>) -> Result<BTreeMap<u64, PathBuf>, DumpError> {
+    let mut devices = BTreeMap::new();
+    let mut found = BTreeMap::new();
+    for (id, device, at, subject) in met {
+        if *devices.entry(id).or_insert(device) != device {
+            let mut findings = Findings::default();
+            let why = "another memory file has the same inode number, by which alone images tell them apart";
+            findings.refuse(subject, why, "let the program make it anew");
+            return Err(DumpError::from_findings(findings));
+        }
+        found.entry(id).or_insert(at);
+    }
+    Ok(found)
 }
 
 /// Opens every segment that a running task maps or has open. One that is gone by then, or cannot be opened, is left out:
@@ -205,6 +227,15 @@ mod tests {
     use nix::sys::memfd::{MFdFlags, memfd_create};
 
     use super::*;
+
+    #[test]
+    fn two_memory_files_of_one_number_are_refused() {
+        let met = |id, device, at: &str| (id, device, at.into(), Subject::Process(Pid::this()));
+        let found = each_once([met(1, 5, "a"), met(2, 6, "b"), met(1, 5, "c")].into_iter()).unwrap();
+        assert_eq!(found, [(1, "a".into()), (2, "b".into())].into());
+        let error = each_once([met(1, 5, "a"), met(1, 6, "b")].into_iter()).unwrap_err();
+        assert!(matches!(error, DumpError::Refused(_)), "{error}");
+    }
 
     #[test]
     fn a_segment_is_listed_where_it_holds_something_and_read_with_zeros_behind_its_end() {
