@@ -9,6 +9,7 @@
 //! pages go out on reader threads while everything else is collected.
 
 use std::fs::File;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,7 +30,7 @@ use crate::freeze::seize::{self, Frozen};
 use crate::handover::{self, HandedOver};
 use crate::interrupt;
 use crate::options::{CriuVersion, Options};
-use crate::predump::pages::{self, PageSource, SentPages};
+use crate::predump::pages::{self, PageSource, SentPages, StopOthers};
 use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
 use crate::predump::segments;
 use crate::predump::tracker;
@@ -242,12 +243,14 @@ fn dump_task<'a>(
     let plan = rounds.final_plan(&listed, of_segments);
     let mut images =
         steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;
-    let source = page_source(options, host, &segments);
+    let stop = AtomicBool::new(false);
+    let source = PageSource { stop: &stop, ..page_source(options, host, &segments) };
     let (sent, state) = std::thread::scope(|scope| {
-        let (plan, sink) = (images.plan(), images.sink());
+        let (plan, sink, _stop) = (images.plan(), images.sink(), StopOthers(&stop));
         let pages = scope.spawn(move || source.send_all(plan, sink));
         let state =
             flags.join().and_then(|flagged| task_state(options, host, stopped, &says, flagged, &collected));
+        stop.store(state.is_err(), Ordering::Relaxed);
         (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
     });
     let (state, sent) = (state?, sent?); // a mapping that cannot be dumped is a better reason than a page of it
@@ -280,7 +283,7 @@ impl FlagsReader {
 
 /// The stopped process's memory: a page that is listed must be there.
 fn page_source<'a>(options: &Options, host: &Host, segments: &'a [Segment]) -> PageSource<'a> {
-    PageSource { pid: host.root.pid, live: false, readers: options.readers, segments }
+    PageSource { pid: host.root.pid, live: false, readers: options.readers, segments, stop: &pages::GOES_ON }
 }
 
 /// What the task and each of its threads said.
@@ -369,6 +372,7 @@ fn task_state(
     let fs = task::fs(pid, &mut table)?;
     let inside = u64::from(root.inside);
     let mut images = Vec::new();
+    fault::point("mid.task.state")?;
     for thread in &threads {
         images.push(single(ImageKind::Core, u64::from(thread.inside), &thread.core)?);
     }

@@ -27,7 +27,7 @@ const VICTIMS: &[(&str, &[&str])] = &[
     ("busy", &["8", "2", "1000", "4000"]),
     ("timers", &[]),
     ("restart", &[]),
-    ("sandbox", &[]),
+    ("tsync", &[]),
     ("signals", &[]),
     ("aio", &[]),
     ("shmem", &[]),

@@ -65,6 +65,9 @@ pub enum PagesError {
     /// The receiving side refused or went away.
     #[error(transparent)]
     Sink(#[from] SinkError),
+    /// The caller wants no more of it.
+    #[error("the pages are not sent, since the rest failed")]
+    GivenUp,
     /// The user wants it to end.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -113,7 +116,12 @@ pub struct PageSource<'a> {
     pub readers: usize,
     /// The shared memory segments whose lists may be sent.
     pub segments: &'a [Segment],
+    /// Once it is set, no more extents are read: the process may be stopped, and waits for what nobody wants any more.
+    pub stop: &'a AtomicBool,
 }
+
+/// For those who never give up: see [`PageSource::stop`].
+pub static GOES_ON: AtomicBool = AtomicBool::new(false);
 
 impl PageSource<'_> {
     /// Sends every present page of `plan`.
@@ -162,7 +170,7 @@ impl PageSource<'_> {
                         while !failed.load(Ordering::Relaxed) {
                             let index = next.fetch_add(1, Ordering::Relaxed) as usize;
                             let Some(&extent) = extents.get(index) else { break };
-                            let read = safe_point().and_then(|()| reader.extent(extent, &mut tally));
+                            let read = self.safe_point().and_then(|()| reader.extent(extent, &mut tally));
                             match read {
                                 Ok(hashes) => tally.hashes[index] = Some(hashes),
                                 Err(error) => {
@@ -202,6 +210,17 @@ impl SentPages {
     }
 }
 
+impl PageSource<'_> {
+    /// Between two extents everything can be given up.
+    fn safe_point(&self) -> Result<(), PagesError> {
+        interrupt::check()?;
+        if self.stop.load(Ordering::Relaxed) {
+            return Err(PagesError::GivenUp);
+        }
+        Ok(fault::point("mid.pages.extent")?)
+    }
+}
+
 /// What was sent of the pages file `pages_id`, and the sum of all others.
 pub fn split_off(pages_id: u32, sent: BTreeMap<u32, SentPages>) -> (SentPages, SentPages) {
     let (mut one, mut others) = (Tally::new(0).finish(), Tally::new(0).finish());
@@ -217,14 +236,8 @@ pub fn split_off(pages_id: u32, sent: BTreeMap<u32, SentPages>) -> (SentPages, S
     (one, others)
 }
 
-/// Between two extents everything can be given up.
-fn safe_point() -> Result<(), PagesError> {
-    interrupt::check()?;
-    Ok(fault::point("mid.pages.extent")?)
-}
-
-/// Has the other readers stop when one panics: the process may be stopped, and waits for them all.
-struct StopOthers<'a>(&'a AtomicBool);
+/// Has the readers stop when the thread that holds it panics: the process may be stopped, and waits for them all.
+pub struct StopOthers<'a>(pub &'a AtomicBool);
 
 impl Drop for StopOthers<'_> {
     fn drop(&mut self) {

@@ -11,7 +11,7 @@ use hdrhistogram::Histogram;
 use nix::unistd::Pid;
 
 use super::converge::{self, Next};
-use super::pages::{self, PageSource, SentPages};
+use super::pages::{self, GOES_ON, PageSource, SentPages};
 use super::segments::{self, Segments};
 use super::tracker::{Tracker, TrackerError, present};
 use super::{plan, whole};
@@ -135,7 +135,7 @@ impl RoundsOf<'_> {
         let progress = Progress::start(self.options.progress, round, slots);
         let plans = plan.pages.clone();
         let mut images = ImageSet::begin(self.sink, plan, self.origin)?;
-        let source = PageSource { pid, live: true, readers, segments: &segments };
+        let source = PageSource { pid, live: true, readers, segments: &segments, stop: &GOES_ON };
         let mut sent = source.send_all(images.plan(), &progress.watch(self.sink))?;
         sent.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
         images.put(self.inventory.round()?)?;

@@ -294,8 +294,13 @@ mod tests {
     }
 
     fn send(segment: &Segment, plans: &[PagesPlan], sink: &Kept, live: bool) -> BTreeMap<u32, SentPages> {
-        let source =
-            PageSource { pid: Pid::this(), live, readers: 2, segments: std::slice::from_ref(segment) };
+        let source = PageSource {
+            pid: Pid::this(),
+            live,
+            readers: 2,
+            segments: std::slice::from_ref(segment),
+            stop: &crate::predump::pages::GOES_ON,
+        };
         let (round, kind) = (1, RoundKind::Round);
         source.send_all(&RoundPlan { round, base_round: None, kind, pages: plans.to_vec() }, sink).unwrap()
     }
@@ -406,8 +411,13 @@ mod tests {
         let mut sent = send(&segment, &plans, &Kept::default(), true);
         // The second extent is asked for again, and holds something else by then.
         file.write_all_at(&[2; PAGE], 290 * PAGE_SIZE).unwrap();
-        let source =
-            PageSource { pid: Pid::this(), live: true, readers: 1, segments: std::slice::from_ref(&segment) };
+        let source = PageSource {
+            pid: Pid::this(),
+            live: true,
+            readers: 1,
+            segments: std::slice::from_ref(&segment),
+            stop: &crate::predump::pages::GOES_ON,
+        };
         let again = source.send_extents(&plans[0], 1, &Kept::default(), &[1]).unwrap();
         sent.get_mut(&2).unwrap().sent_again(&[1], again);
         segments.acknowledge(&plans, &sent);
