@@ -38,7 +38,7 @@ pub enum Command {
     Dump(Dump),
     /// Copy a running process's memory as one round; it keeps running.
     PreDump(PreDump),
-    /// Say what of a process cannot be dumped or would be lost, and the way out.
+    /// Say what of a process cannot be dumped or would be lost, and the way out; or what this machine can do.
     Doctor(Doctor),
     /// Decode and check an image directory; exit status 0 only if it is a complete set.
     Inspect(Inspect),
@@ -190,8 +190,8 @@ pub struct PreDump {
 /// `godwit doctor`.
 #[derive(Debug, Args)]
 pub struct Doctor {
-    /// Process to look at.
-    #[arg(long, short = 't', value_parser = parse_pid, required_unless_present = "sweep")]
+    /// Process to look at; without it, what this machine can do for a dump.
+    #[arg(long, short = 't', value_parser = parse_pid)]
     pub pid: Option<Pid>,
     /// How much of a deleted file a dump would be let take: bytes, or with K, M; at most 200M.
     #[arg(long, value_name = "SIZE", value_parser = parse_ghost_limit, default_value = "1M")]

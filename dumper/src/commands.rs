@@ -99,7 +99,9 @@ fn doctor(args: &Doctor) -> Result<u8, Failure> {
             tell(line);
         }
     }
-    let Some(pid) = args.pid else { return Ok(0) };
+    let Some(pid) = args.pid else {
+        return if args.sweep { Ok(0) } else { machine(args.json) };
+    };
     let findings = doctor::examine(pid, args.ghost_limit)?;
     if args.json {
         tell(doctor::to_json(pid, &findings));
@@ -107,6 +109,16 @@ fn doctor(args: &Doctor) -> Result<u8, Failure> {
         tell(doctor::to_text(pid, &findings).trim_end());
     }
     Ok(if findings.refusals.is_empty() { 0 } else { 3 })
+}
+
+fn machine(json: bool) -> Result<u8, Failure> {
+    let checks = doctor::machine::examine()?;
+    if json {
+        println!("{}", doctor::machine::to_json(&checks));
+    } else {
+        print!("{}", doctor::machine::to_text(&checks));
+    }
+    Ok(if doctor::machine::can_dump(&checks) { 0 } else { 3 })
 }
 
 fn inspect(args: &Inspect) -> Result<u8, Failure> {

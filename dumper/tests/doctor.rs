@@ -226,6 +226,42 @@ fn a_process_that_can_be_moved_is_said_to_and_exit_status_is_zero() {
     assert_eq!(told["pid"].as_i64(), Some(victim.pid.into()));
 }
 
+#[test]
+fn the_machine_itself_can_be_asked_about() {
+    require!("root");
+    let scene = Scene::new("doctor-machine");
+    let finished = godwit(&scene, &["doctor", "--json"]).expect_ok();
+    let told: Value = serde_json::from_str(finished.stdout.trim()).unwrap();
+    assert_eq!(told["can_dump"], true, "{told}");
+    let states: Vec<_> =
+        told["checks"].as_array().unwrap().iter().map(|check| check["state"].clone()).collect();
+    assert!(states.len() >= 9 && states.contains(&"works".into()), "{told}");
+    let text = godwit(&scene, &["doctor"]).expect_ok().stdout;
+    for check in told["checks"].as_array().unwrap() {
+        assert!(text.contains(check["what"].as_str().unwrap()), "{text}");
+        assert_eq!(check["state"] == "works", check["why"].is_null(), "{told}");
+    }
+    // The tracker that the first one named as working is, is the one that a round takes.
+    let is_usable = |name: &str| text.contains(&format!("works: tracker {name}"));
+    let victim = Victim::start(&scene, "threads", &[]);
+    let images = scene.subdir("images");
+    for name in ["soft-dirty", "uffd-wp"] {
+        let dir = images.join(name);
+        let args = ["pre-dump", "--tracker", name, "--pid", &victim.pid.to_string(), "--images-dir"];
+        let finished = godwit(&scene, &[&args[..], &[dir.to_str().unwrap()]].concat());
+        assert_eq!(finished.ok(), is_usable(name), "{text}\n{finished}");
+    }
+    // Without capabilities it says so, and that nothing is dumped.
+    let mut bare = Command::new("setpriv");
+    bare.args(["--bounding-set=-all", "--inh-caps=-all", "--reuid=65534", "--clear-groups"]);
+    bare.arg(env!("CARGO_BIN_EXE_godwit")).arg("doctor");
+    let finished = support::run(bare, Duration::from_secs(30));
+    if finished.code() != Some(127) && !finished.stderr.contains("Permission denied") {
+        assert_eq!(finished.code(), Some(3), "{finished}");
+        assert!(finished.stdout.contains("missing: capability CAP_SYS_PTRACE"), "{finished}");
+    }
+}
+
 /// What appears between the look and the freeze is found under freeze: the process runs on, and it is said.
 #[test]
 fn what_appears_at_the_last_moment_is_refused_and_the_process_runs_on() {

@@ -1,5 +1,7 @@
 //! `godwit doctor`: what of a process cannot be dumped or would be lost, said before anything is touched;
-//! and the sweep of what a killed dumper left behind.
+//! and the sweep of what a killed dumper left behind. Without a process, what the machine can do ([`machine`]).
+
+pub mod machine;
 
 use std::fmt::Write;
 use std::path::Path;
