@@ -161,7 +161,7 @@ const TABLE: &[Row] = &[
     row("seccomp", "core-*.img#5", "/0/thread_core/seccomp_filter", Add(-4), "answer[1]"),
     row("seccomp", "seccomp.img", "/0/seccomp_filters/1/prev", Remove, "filters[0]"),
     row("seccomp", "seccomp.img", "/0/seccomp_filters/3/filter", Byte(59), "answer[2]"),
-    row("tsync", "seccomp.img", "/0/seccomp_filters/4/filter", Byte(59), "answer[0]"),
+    row("tsync", "seccomp.img", "/0/seccomp_filters/4/filter", Byte(59), "answer[1]"),
     row("sandbox", "core-*.img", "/0/thread_core/seccomp_mode", Text("disabled"), "survived a denied call"),
     row("limits", "core-*.img", "/0/tc/rlimits/rlimits/4/cur", Add(-1), "soft limit[4]"),
     row("limits", "core-*.img", "/0/tc/rlimits/rlimits/7/max", Add(-1), "hard limit[7]"),

@@ -1,11 +1,13 @@
 /*
+ * seccomp [twins]: with `twins` two threads have the same filters.
+ *
  * Seccomp that differs from thread to thread: filters in a given order, none, strict mode, a filter that kills.
  */
 #include "filter.h"
 
-#define THREADS 5
+#define THREADS 6
 
-enum { LEADER, LESS, OTHERS, NONE, STRICT };
+enum { LEADER, LESS, OTHERS, NONE, STRICT, TWIN };
 /* Mode, number of filters, and what they answer. */
 static const struct {
 	int mode, filters, tried, tried_too;
@@ -15,6 +17,7 @@ static const struct {
 	[OTHERS] = { 2, 3, 105, 106 },
 	[NONE] = { 0, 0, 0, 0 },
 	[STRICT] = { 1, 0, 0, 0 },
+	[TWIN] = { 2, 1, 101, 0 },
 };
 static pid_t tids[THREADS];
 static pthread_t threads[THREADS];
@@ -70,8 +73,9 @@ static void *live_strictly(void *argument)
 	return NULL;
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+	int count = argc > 1 && !strcmp(argv[1], "twins") ? THREADS : THREADS - 1;
 	victim_start();
 	must(pipe2(wake, O_CLOEXEC));
 	must(pipe2(words, O_CLOEXEC));
@@ -81,9 +85,11 @@ int main(void)
 	must0(pthread_create(&threads[STRICT], NULL, live_strictly, NULL));
 	must_filter(TRIED, ERRNO(101), 0);
 	must0(pthread_create(&threads[LESS], NULL, work, (void *)LESS));
+	if (count == THREADS)
+		must0(pthread_create(&threads[TWIN], NULL, work, (void *)TWIN));
 	struct rule rules[] = { { TRIED, ERRNO(102) }, { TRIED_TOO, ERRNO(103) } };
 	must(add_filter(rules, 2, SECCOMP_RET_ALLOW, 0));
-	while (set_up != THREADS - 1)
+	while (set_up != count - 1)
 		nap_ms(1);
 	check_self(LEADER);
 
@@ -91,7 +97,7 @@ int main(void)
 	victim_wait();
 
 	check_self(LEADER);
-	for (int i = 0; i < THREADS; i++) {
+	for (int i = 0; i < count; i++) {
 		expect_at("seccomp mode", i, wanted[i].mode, thread_status(tids[i], "Seccomp"));
 		expect_at("filters", i, wanted[i].filters, thread_status(tids[i], "Seccomp_filters"));
 	}
@@ -100,7 +106,7 @@ int main(void)
 	expect("wake", 1, write(wake[1], &word, 1));
 	expect("word", 1, read(words[0], &word, 1));
 	expect("strict word", 'a', word);
-	for (int i = 1; i < THREADS; i++)
+	for (int i = 1; i < count; i++)
 		must0(pthread_join(threads[i], NULL));
 	expect("killed by its filter", 0, survived[OTHERS]);
 	expect("killed by strict mode", 0, survived[STRICT]);

@@ -1,63 +1,94 @@
 /*
- * Seccomp filters that all threads share (SECCOMP_FILTER_FLAG_TSYNC), and one more of the leader's own. A filter that
- * is put on all threads afterwards must go through: it does only while theirs are the very ones of the leader.
+ * Seccomp filters that all threads share (SECCOMP_FILTER_FLAG_TSYNC), and one more of one thread's own. A filter that
+ * this one puts on all threads afterwards must go through: it does only while theirs are the very ones it has.
  *
- * tsync [apart]: with `apart` that is not tried, for images which keep the threads' filters apart.
+ * tsync [other] [apart]: the one is the leader, with `other` another thread. With `apart` the last is not tried, for
+ * images which keep the threads' filters apart.
  */
 #include "filter.h"
 
-#define THREADS 3
+#define THREADS 4
 
 static pthread_t threads[THREADS];
 static pid_t tids[THREADS];
-static atomic_int phase, set_up;
+static atomic_int phase, done;
 static bool together;
+static int one;
+
+static void reach(int next)
+{
+	while (phase < next)
+		nap_ms(2);
+}
+
+static void live(int index)
+{
+	tids[index] = thread_id();
+	done++;
+	reach(1);
+	if (index == one)
+		must_filter(TRIED, ERRNO(73), 0);
+	done++;
+	reach(2);
+	expect_at("answer", index, index == one ? 73 : 71, answer(TRIED));
+	expect_at("other answer", index, 72, answer(TRIED_TOO));
+	expect_at("filters", index, index == one ? 3 : 2, thread_status(thread_id(), "Seccomp_filters"));
+	done++;
+	reach(3);
+	struct rule rule = { TRIED, ERRNO(74) };
+	if (index == one && together)
+		expect("later filter for all", 0,
+		       add_filter(&rule, 1, SECCOMP_RET_ALLOW, SECCOMP_FILTER_FLAG_TSYNC));
+	done++;
+	reach(4);
+	if (together)
+		expect_at("later answer", index, 74, answer(TRIED));
+}
 
 static void *work(void *argument)
 {
-	int index = (intptr_t)argument;
-	tids[index] = thread_id();
-	set_up++;
-	while (phase == 0)
-		nap_ms(5);
-	expect_at("answer", index, 71, answer(TRIED));
-	expect_at("other answer", index, 72, answer(TRIED_TOO));
-	set_up++;
-	while (phase == 1)
-		nap_ms(5);
-	if (together)
-		expect_at("later answer", index, 74, answer(TRIED));
+	live((intptr_t)argument);
 	return NULL;
+}
+
+/* The leader takes part as number 0, and says when all go on. */
+static void *lead(void *argument)
+{
+	while (done != THREADS)
+		nap_ms(1);
+	must_filter(TRIED, ERRNO(71), SECCOMP_FILTER_FLAG_TSYNC);
+	must_filter(TRIED_TOO, ERRNO(72), SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_LOG);
+	phase = 1;
+	while (done != 2 * THREADS)
+		nap_ms(1);
+	victim_ready();
+	victim_wait();
+	for (int i = 2; i <= 4; i++) {
+		phase = i;
+		while (i < 4 && done != (i + 1) * THREADS)
+			nap_ms(1);
+	}
+	return argument;
 }
 
 int main(int argc, char **argv)
 {
-	together = argc < 2 || strcmp(argv[1], "apart");
+	together = true;
+	for (int i = 1; i < argc; i++) {
+		if (!strcmp(argv[i], "other"))
+			one = 2;
+		if (!strcmp(argv[i], "apart"))
+			together = false;
+	}
 	victim_start();
-	for (intptr_t i = 0; i < THREADS; i++)
+	/* Number 0 is the leader, which the others wait for: the conductor is a thread like them. */
+	for (intptr_t i = 1; i < THREADS; i++)
 		must0(pthread_create(&threads[i], NULL, work, (void *)i));
-	while (set_up != THREADS)
-		nap_ms(1);
-	must_filter(TRIED, ERRNO(71), SECCOMP_FILTER_FLAG_TSYNC);
-	must_filter(TRIED_TOO, ERRNO(72), SECCOMP_FILTER_FLAG_TSYNC | SECCOMP_FILTER_FLAG_LOG);
-	must_filter(TRIED, ERRNO(73), 0);
-
-	victim_ready();
-	victim_wait();
-
-	expect("leader's answer", 73, answer(TRIED));
-	expect("leader's other answer", 72, answer(TRIED_TOO));
-	expect("leader's filters", 3, thread_status(victim_pid, "Seccomp_filters"));
-	for (int i = 0; i < THREADS; i++)
-		expect_at("filters", i, 2, thread_status(tids[i], "Seccomp_filters"));
-	phase = 1;
-	while (set_up != 2 * THREADS)
-		nap_ms(1);
-	struct rule rule = { TRIED, ERRNO(74) };
-	if (together)
-		expect("later filter for all", 0, add_filter(&rule, 1, SECCOMP_RET_ALLOW, SECCOMP_FILTER_FLAG_TSYNC));
-	phase = 2;
-	for (int i = 0; i < THREADS; i++)
+	pthread_t conductor;
+	must0(pthread_create(&conductor, NULL, lead, NULL));
+	live(0);
+	must0(pthread_join(conductor, NULL));
+	for (int i = 1; i < THREADS; i++)
 		must0(pthread_join(threads[i], NULL));
 	victim_end();
 }
