@@ -1,6 +1,8 @@
 /*
  * Rings of io_setup: events that completed and were not fetched, one ring that went round once and one that is empty.
  * After a restore the events are fetched, in order, and both rings take requests as before.
+ *
+ * aio [waiting]: with `waiting`, one ring with a request that completes when somebody writes to the fifo `bell`.
  */
 #include "victim.h"
 #include <linux/aio_abi.h>
@@ -48,10 +50,30 @@ static void fetch_and_expect(const char *name, aio_context_t ring, uint64_t firs
 	}
 }
 
-int main(void)
+/* A request that waits until somebody writes to the fifo `bell`; the fifo is closed again, the request keeps it. */
+static void wait_for_the_bell(aio_context_t ring)
+{
+	must(mkfifo("bell", 0600));
+	int bell = must(open("bell", O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+	struct iocb request = { .aio_data = 77, .aio_lio_opcode = IOCB_CMD_POLL, .aio_fildes = bell,
+				.aio_buf = 1 /* POLLIN */ };
+	struct iocb *list[] = { &request };
+	if (syscall(SYS_io_submit, ring, 1, list) != 1)
+		broken("io_submit of a poll");
+}
+
+int main(int argc, char **argv)
 {
 	struct io_event events[64];
 	victim_start();
+	if (argc > 1 && !strcmp(argv[1], "waiting")) {
+		aio_context_t waiting = context(5);
+		wait_for_the_bell(waiting);
+		victim_ready();
+		victim_wait();
+		expect("events after the bell", 1, fetch(waiting, 64, events));
+		victim_end();
+	}
 	file = must(open("aio.data", O_CREAT | O_TRUNC | O_RDWR, 0644));
 	if (write(file, bytes, sizeof bytes) != sizeof bytes)
 		broken("write");

@@ -113,3 +113,44 @@ fn refusal_of(vma: &Vma, name: &str) -> Option<(&'static str, &'static str)> {
         _ => return None,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::procfs::maps;
+
+    fn kind(text: &str) -> Result<Kind, String> {
+        let mut findings = Findings::default();
+        let vmas = maps::parse(text.as_bytes()).unwrap();
+        classify(Pid::this(), &vmas[0], &mut findings).ok_or_else(|| findings.refusals[0].to_string())
+    }
+
+    #[test]
+    fn mappings_are_told_by_name_file_and_flags() {
+        let of = |text: &str| kind(text).unwrap();
+        assert_eq!(of("1000-2000 rw-p 0 0:0 0\n"), Kind::Anonymous);
+        assert_eq!(of("1000-2000 rw-p 0 0:0 0\nVmFlags: rd wr dp\n"), Kind::Anonymous);
+        assert_eq!(of("1000-2000 rw-s 0 0:13 7 /[aio] (deleted)\n"), Kind::AioRing);
+        assert_eq!(of("1000-2000 rw-p 0 0:11 7 /anon_hugepage (deleted)\n"), Kind::HugeAnonymous);
+        assert_eq!(
+            of("1000-2000 rw-p 0 0:11 7 /anon_hugepage (deleted)\nVmFlags: rd ht\n"),
+            Kind::HugeAnonymous
+        );
+        assert_eq!(of("1000-2000 rw-p 0 fe:0 7 /anon_hugepage\nVmFlags: rd wr\n"), Kind::FilePrivate);
+        assert_eq!(of("1000-2000 rw-p 0 fe:0 7 /a\nVmFlags: rd ht\n"), Kind::FilePrivate);
+        assert_eq!(of("1000-2000 r--s 0 fe:0 7 /a\nVmFlags: rd io\n"), Kind::FileShared);
+        assert_eq!(of("1000-2000 r--p 0 0:0 0 [vvar_vclock]\nVmFlags: rd io pf\n"), Kind::Vvar);
+    }
+
+    #[test]
+    fn what_cannot_be_dumped_is_refused_with_the_way_out() {
+        let why = |text: &str| kind(text).unwrap_err();
+        assert!(why("1000-2000 --xp 0 0:0 0 [uprobes]\n").contains("remove the probe"));
+        assert!(why("1000-2000 rw-p 0 0:0 0\nVmFlags: rd ss\n").contains("without shadow stacks"));
+        assert!(why("1000-2000 rw-p 0 0:0 0\nVmFlags: rd um\n").contains("userfaultfd"));
+        assert!(why("1000-2000 rw-p 0 0:0 0\nVmFlags: rd ui\n").contains("userfaultfd"));
+        assert!(why("1000-2000 rw-p 0 fe:0 7 /dev/x\nVmFlags: rd io pf\n").contains("device memory"));
+        assert!(why("1000-2000 rw-s 0 0:1 7 /SYSV00000000 (deleted)\n").contains("detach it"));
+        assert!(why("1000-2000 rw-s 0 0:1 7 /secretmem (deleted)\n").contains("secret memory"));
+    }
+}
