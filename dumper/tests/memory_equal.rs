@@ -66,7 +66,8 @@ fn seal(scene: &Scene, server: &Server, run: &Run) -> Result<Sealed, String> {
     let mut running = Running::start(godwit_command(scene, &migrate_args(victim.pid, server, &options)));
     while !hold.join("frozen").exists() {
         if running.ended().is_some() {
-            return Err(format!("not migrated: {}", running.finish(Duration::ZERO)));
+            let finished = running.finish(Duration::ZERO);
+            return Err(format!("not migrated: {finished}\n--- the program's log\n{}", victim.log()));
         }
         std::thread::sleep(Duration::from_millis(2));
     }

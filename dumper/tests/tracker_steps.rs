@@ -1,7 +1,5 @@
 //! Changes of a memory map that a tracker could be fooled by, one at a time: half of a mapping replaced after it was
 //! listed, whole page tables moved to where others were tracked, an execve.
-//!
-//! `GODWIT_STEPS` names the compiled program, for a machine without a compiler.
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod remote;
@@ -83,10 +81,7 @@ fn follow(choice: Choice, dir: &Path, program: &Path) {
 
 fn follow_with(choice: Choice) {
     let dir = tempfile::tempdir().unwrap();
-    let program = match std::env::var_os("GODWIT_STEPS") {
-        Some(program) => program.into(),
-        None => compile(dir.path(), "cc", "steps", &["-static"]),
-    };
+    let program = compile(dir.path(), "cc", "steps", &["-static"]);
     follow(choice, dir.path(), &program);
 }
 

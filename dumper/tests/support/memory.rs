@@ -95,7 +95,11 @@ fn describe(vma: &Vma) -> String {
     let perms: String = [bit(vma.read, 'r'), bit(vma.write, 'w'), bit(vma.exec, 'x')].iter().collect();
     let shared = if vma.shared { 's' } else { 'p' };
     let path = String::from_utf8_lossy(&vma.path);
-    let what = if vma.has_file() {
+    let is_memory = vma.path.starts_with(b"/memfd:") || vma.path.starts_with(b"/dev/zero");
+    let what = if is_memory {
+        // Another file of the same content: which one it is has no meaning elsewhere.
+        format!("memory at {:x}", vma.start.wrapping_sub(vma.pgoff))
+    } else if vma.has_file() {
         let file_at = vma.start.wrapping_sub(vma.pgoff);
         format!("file {:x}:{:x} {} at {file_at:x} {path}", vma.major, vma.minor, vma.inode)
     } else if vma.is_vvar() {

@@ -45,6 +45,8 @@ struct area {
 	char *at;
 	int pages, file_page;
 	bool of_file, is_huge;
+	/* Shared anonymous memory: what is given back stays, unless a hole is punched. */
+	bool is_shared;
 	uint64_t seed[PAGES];
 	/* The kernel may have freed the page: it holds its seed's pattern, or what it would without one. */
 	bool lazy[PAGES];
@@ -66,6 +68,8 @@ static struct thread *threads;
 static int thread_count = 3;
 static long pause_us = 300;
 static atomic_int are_set_up;
+/* Held by whoever asks the kernel for addresses: a move that fails leaves a hole that nobody else may be given. */
+static pthread_mutex_t places = PTHREAD_MUTEX_INITIALIZER;
 
 static uint64_t dice(struct thread *t, uint64_t sides)
 {
@@ -130,16 +134,24 @@ static char *reserve(size_t pages, size_t align)
 	return start;
 }
 
+static void map_at(struct thread *t, struct area *a)
+{
+	int flags = MAP_FIXED | (a->is_shared ? MAP_SHARED : MAP_PRIVATE) | (a->of_file ? 0 : MAP_ANONYMOUS);
+	must(mmap(a->at, a->pages * PAGE, RW, flags, a->of_file ? t->file_fd : -1, a->file_page * PAGE));
+}
+
 static void map(struct thread *t, struct area *a)
 {
 	memset(a, 0, sizeof *a);
 	a->is_huge = a == t->areas;
-	a->of_file = !a->is_huge && dice(t, 4) == 0;
+	a->is_shared = a == t->areas + 1;
+	a->of_file = !a->is_huge && !a->is_shared && dice(t, 4) == 0;
 	a->pages = a->is_huge ? PAGES : 1 + (int)dice(t, SMALL - 1);
 	a->file_page = a->of_file ? dice(t, SMALL - a->pages + 1) : 0;
+	pthread_mutex_lock(&places);
 	a->at = reserve(a->pages, a->is_huge ? HUGE : PAGE);
-	must(mmap(a->at, a->pages * PAGE, RW, MAP_FIXED | (a->of_file ? MAP_PRIVATE : MAP_PRIVATE | MAP_ANONYMOUS),
-		  a->of_file ? t->file_fd : -1, a->file_page * PAGE));
+	map_at(t, a);
+	pthread_mutex_unlock(&places);
 	if (a->is_huge && dice(t, 2))
 		must(madvise(a->at, a->pages * PAGE, MADV_HUGEPAGE));
 }
@@ -173,7 +185,16 @@ static void write_some(struct thread *t, struct area *a)
 static void drop(struct thread *t, struct area *a)
 {
 	int count, first = part(t, a, &count);
-	must(madvise(a->at + first * PAGE, count * PAGE, MADV_DONTNEED));
+	if (a->is_shared) {
+		must(madvise(a->at + first * PAGE, count * PAGE, MADV_DONTNEED));
+		if (dice(t, 2))
+			return;
+		/* It takes a mapping that may be written. */
+		unprotect(a);
+		must(madvise(a->at + first * PAGE, count * PAGE, MADV_REMOVE));
+	} else {
+		must(madvise(a->at + first * PAGE, count * PAGE, MADV_DONTNEED));
+	}
 	memset(a->seed + first, 0, count * sizeof *a->seed);
 	memset(a->lazy + first, 0, count * sizeof *a->lazy);
 }
@@ -182,7 +203,7 @@ static void drop(struct thread *t, struct area *a)
 static void release(struct thread *t, struct area *a)
 {
 	int count, first = part(t, a, &count);
-	if (a->of_file)
+	if (a->of_file || a->is_shared)
 		return;
 	must(madvise(a->at + first * PAGE, count * PAGE, MADV_FREE));
 	for (int i = first; i < first + count; i++)
@@ -206,15 +227,21 @@ static void protect(struct thread *t, struct area *a)
 
 static void move(struct thread *t, struct area *a)
 {
-	int pages = a->of_file || a->is_huge ? a->pages : 1 + (int)dice(t, SMALL - 1);
+	int pages = a->of_file || a->is_shared || a->is_huge ? a->pages : 1 + (int)dice(t, SMALL - 1);
 	unprotect(a);
+	pthread_mutex_lock(&places);
 	char *target = reserve(pages, a->is_huge ? HUGE : PAGE);
-	/* Parts that were replaced need not be one mapping any more. */
 	char *moved = mremap(a->at, a->pages * PAGE, pages * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, target);
 	if (moved == MAP_FAILED) {
+		/* Parts that were replaced need not be one mapping any more. Some may have moved, or been cut off. */
 		must(munmap(target, pages * PAGE));
+		map_at(t, a);
+		memset(a->seed, 0, sizeof a->seed);
+		memset(a->lazy, 0, sizeof a->lazy);
+		pthread_mutex_unlock(&places);
 		return;
 	}
+	pthread_mutex_unlock(&places);
 	a->at = moved;
 	for (int i = a->pages; i < pages; i++) {
 		a->seed[i] = 0;
@@ -230,7 +257,9 @@ static void move_pages(struct thread *t, struct area *a)
 		return;
 	unprotect(a);
 	size_t bytes = a->pages * PAGE;
+	pthread_mutex_lock(&places);
 	char *moved = mremap(a->at, bytes, bytes, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+	pthread_mutex_unlock(&places);
 	if (moved == MAP_FAILED)
 		return;
 	if (dice(t, 2) && !a->is_huge) {
@@ -247,7 +276,7 @@ static void move_pages(struct thread *t, struct area *a)
 static void replace_middle(struct thread *t, struct area *a)
 {
 	int count, first = part(t, a, &count);
-	if (a->of_file)
+	if (a->of_file || a->is_shared)
 		return;
 	must(mmap(a->at + first * PAGE, count * PAGE, RW, MAP_FIXED | MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
 	memset(a->seed + first, 0, count * sizeof *a->seed);

@@ -17,7 +17,12 @@ use crate::remote::RemoteError;
 /// Which tracker is wanted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum Choice {
-    /// The first that passes its self-test.
+    /// `uffd-wp` where it works, else `soft-dirty`.
+    ///
+    /// Where both do, `uffd-wp` is the better one for a process that shall not notice: it asks and protects in one step
+    /// without a stop, where soft-dirty bits take a stop of all threads for as long as the page tables are read and
+    /// cleared; and it reports single pages of a huge page, all 2 MiB of which share one soft-dirty bit. A page's first
+    /// write costs the process one fault under either.
     #[default]
     Auto,
     /// The pagemap's soft-dirty bits.
@@ -114,16 +119,16 @@ pub trait Tracker {
 /// [`TrackerError::None`] when none works.
 pub fn attach(choice: Choice, pid: Pid) -> Result<Box<dyn Tracker>, TrackerError> {
     let mut failures = Vec::new();
-    if choice != Choice::UffdWp {
-        match soft_dirty::self_test() {
-            Ok(()) => return Ok(Box::new(soft_dirty::SoftDirty::arm(pid)?)),
-            Err(why) => failures.push(format!("soft-dirty: {why}")),
-        }
-    }
     if choice != Choice::SoftDirty {
         match uffd_wp::self_test() {
             Ok(()) => return Ok(Box::new(uffd_wp::UffdWp::attach(pid)?)),
             Err(why) => failures.push(format!("uffd-wp: {why}")),
+        }
+    }
+    if choice != Choice::UffdWp {
+        match soft_dirty::self_test() {
+            Ok(()) => return Ok(Box::new(soft_dirty::SoftDirty::arm(pid)?)),
+            Err(why) => failures.push(format!("soft-dirty: {why}")),
         }
     }
     Err(TrackerError::None { why: failures.join("; ") })
