@@ -154,7 +154,27 @@ fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
     if options.limits.rounds_max == 0 {
         return Ok(of.none());
     }
+    filters_first(options, host)?;
     of.run(tracker::attach(options.tracker, host.root.pid)?)
+}
+
+/// Seccomp filters are told of stopped threads only. What stands against a dump is found in a short stop before the
+/// rounds, in which nothing is asked of the process, rather than after them.
+fn filters_first(options: &Options, host: &Host) -> Result<(), DumpError> {
+    let pid = host.root.pid;
+    if !survey::has_filters(pid)? {
+        return Ok(());
+    }
+    let frozen = seize::seize_within(pid, options.freeze_timeout)?;
+    let mut found = Findings::default();
+    let collected = frozen
+        .syscall_end()
+        .map_err(DumpError::from)
+        .and_then(|syscall_end| Seccomp::collect(&frozen, syscall_end, &mut found));
+    frozen.thaw()?;
+    collected?;
+    survey::late_verdict(found, &host.losses, options.strict)?;
+    Ok(())
 }
 
 /// The process, stopped, and since when.

@@ -186,6 +186,21 @@ fn what_no_image_holds_is_refused_by_name() {
     }
 }
 
+/// A supervisor's end is lost whatever the rounds bring: it is refused before them.
+#[test]
+fn a_supervised_process_is_refused_before_the_rounds() {
+    require!("root", "cc");
+    let scene = Scene::new("supervised");
+    let Some((mut victim, _companion)) = start(&scene, "notify") else { return };
+    let images = scene.subdir("images");
+    let pid = victim.pid.to_string();
+    let round = ["pre-dump", "--pid", &pid, "--images-dir", images.to_str().unwrap()];
+    let refused = godwit(&scene, &round).expect_refusal();
+    assert!(refused.stderr.contains("SECCOMP_RET_USER_NOTIF"), "{refused}");
+    victim.expect_untouched();
+    assert_eq!(victim.check(), Verdict::Ok);
+}
+
 #[test]
 fn a_filter_that_could_end_it_is_a_risk_that_is_named() {
     require!("root", "cc");

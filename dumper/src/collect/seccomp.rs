@@ -22,6 +22,7 @@ use crate::freeze::seize::Frozen;
 use crate::procfs::status::{self, Status};
 use crate::refusal::{Findings, Subject};
 use crate::remote::judge::Chain;
+use crate::sys::ptrace;
 
 /// `SECCOMP_FILTER_FLAG_TSYNC` (include/uapi/linux/seccomp.h).
 const FLAG_TSYNC: u32 = 1;
@@ -81,6 +82,14 @@ impl Seccomp {
         let mut modes = Vec::with_capacity(frozen.threads().len());
         for thread in frozen.threads() {
             let tid = thread.tid;
+            if ptrace::dispatches_syscalls(tid).unwrap_or(false) {
+                findings.refuse(
+                    Subject::Thread(tid),
+                    "it dispatches its system calls itself (PR_SET_SYSCALL_USER_DISPATCH), which no image holds, and \
+                     which would end it at a call made for godwit",
+                    "run the program without that",
+                );
+            }
             let mode = match status::read_thread(frozen.pid(), tid)?.seccomp {
                 0 => Mode::None,
                 1 => Mode::Strict,

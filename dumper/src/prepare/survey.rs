@@ -210,6 +210,16 @@ pub fn seccomp(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     Ok(())
 }
 
+/// Whether a thread runs under seccomp filters.
+///
+/// # Errors
+/// When the threads cannot be listed.
+pub fn has_filters(pid: Pid) -> Result<bool, DumpError> {
+    const FILTERS: u32 = 2;
+    let has = |tid: &Pid| status::read_thread(pid, *tid).is_ok_and(|status| status.seccomp == FILTERS);
+    Ok(tree::threads(pid)?.iter().any(has))
+}
+
 /// Security labels of each thread.
 ///
 /// # Errors
