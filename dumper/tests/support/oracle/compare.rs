@@ -87,7 +87,8 @@ impl Dir {
         if !decoded.ok() {
             return Err(decoded.to_string());
         }
-        let images = serde_json::from_str(&decoded.stdout).map_err(|error| error.to_string())?;
+        let mut images = serde_json::from_str(&decoded.stdout).map_err(|error| error.to_string())?;
+        each_thread_its_filters(&mut images);
         Ok(Self { path: path.to_owned(), images })
     }
 
@@ -132,6 +133,51 @@ impl Dir {
                 .map(|file| name_of(file).to_string())
         })
         .unwrap_or_else(|| "nothing".to_owned())
+    }
+}
+
+/// Puts every thread's seccomp filters, oldest first, into its own record. godwit writes filters that are the same for all
+/// threads once, with SECCOMP_FILTER_FLAG_TSYNC, in cases where CRIU writes them for each: what each thread gets by that
+/// is compared.
+fn each_thread_its_filters(images: &mut BTreeMap<String, Value>) {
+    const TSYNC: u64 = 1;
+    let filters =
+        match images.get_mut("seccomp.img").and_then(|image| image.pointer_mut("/entries/0/seccomp_filters"))
+        {
+            Some(filters) => filters.take(),
+            None => return,
+        };
+    let filters = filters.as_array().cloned().unwrap_or_default();
+    let flags = |filter: &Value| filter["flags"].as_u64().unwrap_or(0);
+    let named = |at: &Value| at.as_u64().and_then(|at| filters.get(usize::try_from(at).ok()?));
+    let cores = || images.iter().filter(|(name, _)| split(name).0 == "core");
+    let mut for_all = Vec::new();
+    let mut own: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for (name, core) in cores() {
+        let mut chain = Vec::new();
+        let mut at = named(&core["entries"][0]["thread_core"]["seccomp_filter"]);
+        while let Some(filter) = at.filter(|_| chain.len() <= filters.len()) {
+            let plain = serde_json::json!({"filter": filter["filter"], "flags": flags(filter) & !TSYNC});
+            if flags(filter) & TSYNC != 0 {
+                for_all.push(plain.clone());
+            }
+            chain.push(plain);
+            at = named(&filter["prev"]);
+        }
+        own.insert(name.clone(), chain);
+    }
+    for (name, mut chain) in own {
+        let Some(thread) = images.get_mut(&name).and_then(|core| core.pointer_mut("/entries/0/thread_core"))
+        else {
+            continue;
+        };
+        // godwit calls those that get them so "disabled", CRIU leaves that out.
+        let has_none = thread["seccomp_mode"].is_null() || thread["seccomp_mode"] == "disabled";
+        if chain.is_empty() && has_none && !for_all.is_empty() {
+            thread["seccomp_mode"] = "filter".into();
+            chain = for_all.clone();
+        }
+        thread["seccomp_filter"] = chain.into();
     }
 }
 
