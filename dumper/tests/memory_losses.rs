@@ -115,6 +115,10 @@ fn guards_are_kept_where_criu_4_2_restores_and_lost_by_name_elsewhere() {
         assert_eq!(told(&dumped), is_lost, "{said:?}: {dumped}");
         victim.expect_killed();
         victim.ask();
+        if !is_lost {
+            let older = Restored::try_from_images(&images, CriuVersion::V4_1, &[], &victim);
+            assert!(older.is_err(), "CRIU 4.1 takes images with guards: they could be written for it");
+        }
         let restored = Restored::from_images(&images, version, &[], &victim);
         assert_eq!(restored.verdict(), Verdict::Ok, "{said:?}, CRIU {}", version.text());
     }
