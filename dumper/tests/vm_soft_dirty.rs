@@ -49,6 +49,12 @@ fn moved(
     Case { name, program, args, how: How::Moved { criu, tracker, rounds } }
 }
 
+/// A setting of the victim `unkept` that the host may not be able to make.
+fn dropped(setting: &'static [&'static str]) -> Case {
+    let how = How::Moved { criu: "4.2", tracker: "soft-dirty", rounds: 0 };
+    Case { name: format!("unkept-{}", setting[0]), program: "unkept", args: setting, how }
+}
+
 fn tested(name: &str, program: &'static str, variables: &[&str], filter: &'static str) -> Case {
     let variables = variables.iter().map(|&variable| variable.to_owned()).collect();
     Case { name: name.to_owned(), program, args: &[], how: How::Tested { variables, filter } }
@@ -89,6 +95,10 @@ fn usual() -> Vec<Case> {
         moved("pkeys", &["lost"], "4.1", "soft-dirty", 1),
         // This kernel gives timer ids in order only, which the host's may not show.
         moved("timers", &[], "4.1", "soft-dirty", 1),
+        moved("seccomp", &[], "4.1", "soft-dirty", 1),
+        moved("privileges", &["user"], "4.2", "soft-dirty", 1),
+        dropped(&["flusher"]),
+        dropped(&["speculation"]),
         Case { name: "confined".to_owned(), program: "alive", args: &[], how: How::Confined },
         tested("steps-soft-dirty", "tracker_steps", &[], "soft_dirty"),
         tested("steps-uffd-wp", "tracker_steps", &[], "uffd_wp"),
@@ -284,6 +294,26 @@ fn check_more(told: &Told, case: &Case, report: &Value) -> Result<(), String> {
         "pkeys" => {
             let losses = report["losses"].to_string();
             if losses.contains("protection key") { Ok(()) } else { Err("no loss is named".to_owned()) }
+        }
+        "unkept" => {
+            let log = told.text("log");
+            if log.contains("UNSUPPORTED") {
+                return if case.args == ["flusher"] {
+                    Err("this kernel has that".to_owned())
+                } else {
+                    Ok(())
+                };
+            }
+            let named = match case.args[0] {
+                "flusher" => "PR_SET_IO_FLUSHER",
+                _ => "Speculation_Store_Bypass",
+            };
+            let is_named = report["losses"].to_string().contains(named);
+            if is_named && log.contains("DROPPED") {
+                Ok(())
+            } else {
+                Err(format!("{named} is not named and lost"))
+            }
         }
         _ => Ok(()),
     }
