@@ -71,6 +71,7 @@ const MEMORY: &[(&str, &[&str])] = &[
     ("alive", &[]),
     ("mem", &[]),
     ("shmem", &[]),
+    ("segments", &[]),
     ("ghost", &[]),
     ("flags", &[]),
     ("grow", &[]),

@@ -29,6 +29,7 @@ pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, findings: &mut F
         );
     };
     let link = map_file(pid, vma);
+    let target = fs::read_link(&link);
     let found = match stat(&link) {
         Ok(found) => found,
         // The mapping is gone already: the task runs, and is looked at again under freeze.
@@ -41,7 +42,12 @@ pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, findings: &mut F
     if ghost::is_deleted(&found) {
         return ghost::check(&found, ghost_limit, subject(pid, vma), findings);
     }
-    let target = fs::read_link(&link).unwrap_or_default();
+    // The same address may have come to map another file between the two looks: that is not this file's fault, and it is
+    // looked at again under freeze.
+    let (Ok(target), Ok(now)) = (target, fs::read_link(&link)) else { return };
+    if now != target {
+        return;
+    }
     reg::check_path(pid, &target, &found, subject(pid, vma), findings);
 }
 
