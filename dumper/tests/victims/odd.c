@@ -82,6 +82,15 @@ int main(int argc, char **argv)
 	} else if (!strcmp(what, "deleted-file")) {
 		fd = must(open("gone", O_CREAT | O_RDWR, 0644));
 		must(unlink("gone"));
+	} else if (!strcmp(what, "linked-elsewhere") || !strcmp(what, "replaced")) {
+		fd = must(open("gone", O_CREAT | O_RDWR, 0644));
+		must(link("gone", "elsewhere"));
+		must(unlink("gone"));
+		if (!strcmp(what, "replaced"))
+			must(close(must(open("gone", O_CREAT | O_RDWR, 0644))));
+	} else if (!strcmp(what, "long-memfd")) {
+		fd = must(syscall(SYS_memfd_create, "long", 0));
+		must(ftruncate(fd, 1ll << 48));
 	} else if (!strcmp(what, "child")) {
 		pid_t pid = must(fork());
 		if (pid == 0) {

@@ -15,9 +15,11 @@ use nix::unistd::Pid;
 use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
 use godwit_wire::image::fown::FownEntry;
 use godwit_wire::image::memfd::{MemfdFileEntry, MemfdInodeEntry};
+use godwit_wire::plan::TASK_SIZE;
 
 use super::{Descriptor, fown, huge};
 use crate::error::DumpError;
+use crate::refusal::{Findings, Subject};
 use crate::sys;
 
 /// What the kernel puts before the name of a memfd (mm/memfd.c).
@@ -46,6 +48,18 @@ pub fn is_memory(stat: &FileStat) -> bool {
 /// Whether the files of a device are memory files.
 pub fn is_memory_device(device: u64) -> bool {
     self::device().is_ok_and(|own| own == device) || huge::memfd_flag(device).is_some()
+}
+
+/// The largest memory file that is dumped, in bytes: restore maps each one whole to fill it (criu/shmem.c), and half of
+/// the addresses that a process has is what surely fits.
+const LEN_BYTES_MAX: u64 = TASK_SIZE / 2;
+
+/// Refuses a memory file that restore could not map.
+pub fn check(len_bytes: u64, subject: Subject, findings: &mut Findings) {
+    if len_bytes > LEN_BYTES_MAX {
+        let why = format!("it is {len_bytes} bytes long, holes and all, and a restore maps it whole");
+        findings.refuse(subject, why, format!("let the program cut it to {} TiB", LEN_BYTES_MAX >> 40));
+    }
 }
 
 /// Whether a link in `/proc` points at what looks like a memory file by its name.
@@ -121,6 +135,16 @@ mod tests {
         assert_eq!(name("/memfd:x (deleted) (deleted)"), "x (deleted)");
         assert_eq!(name("/dev/zero (deleted)"), "/dev/zero");
         assert_eq!(name("/memfd: (deleted)"), "");
+    }
+
+    #[test]
+    fn what_a_restore_cannot_map_is_refused() {
+        let found = |len_bytes| {
+            let mut findings = Findings::default();
+            check(len_bytes, Subject::Process(Pid::this()), &mut findings);
+            findings.refusals.len()
+        };
+        assert_eq!((found(1 << 46), found((1 << 46) + 1)), (0, 1));
     }
 
     #[test]

@@ -153,7 +153,10 @@ pub fn check_all(pid: Pid, all: &[Descriptor], ghost_limit: u64, findings: &mut 
             }
             Some(Kind::Regular) => reg::check(pid, descriptor, findings),
             Some(Kind::Pipe) => pipe::check(pid, descriptor, &held_elsewhere, findings),
-            Some(Kind::Memory) | None => {}
+            Some(Kind::Memory) => {
+                memfd::check(descriptor.stat.st_size as u64, descriptor.subject(pid), findings);
+            }
+            None => {}
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use nix::errno::Errno;
 use nix::sys::stat::{FileStat, SFlag, stat};
 use nix::unistd::Pid;
 
@@ -23,6 +24,9 @@ pub fn check_path(pid: Pid, target: &Path, expected: &FileStat, subject: Subject
     let why = match stat(&in_root(pid, target)) {
         Ok(found) if (found.st_dev, found.st_ino) == (expected.st_dev, expected.st_ino) => return,
         Ok(_) => "another file has its path now, and a restore would open that".to_owned(),
+        Err(Errno::ENOENT) if expected.st_nlink > 0 => {
+            "its path is gone while the file has another link, and a restore opens it by its path".to_owned()
+        }
         Err(errno) => format!("its path cannot be opened ({errno}), and a restore opens it by path"),
     };
     findings.refuse(subject, why, "put the file back under its path, or let the program open it anew");

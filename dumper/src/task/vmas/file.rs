@@ -12,7 +12,7 @@ use super::{is_memory_file, subject};
 use crate::error::DumpError;
 use crate::procfs::maps::Vma;
 use crate::refusal::Findings;
-use crate::task::files::{FileTable, ghost, reg};
+use crate::task::files::{FileTable, ghost, memfd, reg};
 
 /// Where the kernel gives access to the file of a mapping (man 5 proc, `map_files`).
 pub fn map_file(pid: Pid, vma: &Vma) -> PathBuf {
@@ -49,6 +49,13 @@ pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, findings: &mut F
         return;
     }
     reg::check_path(pid, &target, &found, subject(pid, vma), findings);
+}
+
+/// Restore makes a memory file anew. A mapping that is gone already is looked at again under freeze.
+pub(super) fn check_memory(pid: Pid, vma: &Vma, findings: &mut Findings) {
+    if let Ok(found) = stat(&map_file(pid, vma)) {
+        memfd::check(found.st_size as u64, subject(pid, vma), findings);
+    }
 }
 
 /// The file's id, and the access mode it is mapped with: the mode bits of its `map_files` link.

@@ -37,6 +37,7 @@ pub fn check_all(pid: Pid, vmas: &[Vma], ghost_limit: u64, findings: &mut Findin
     for vma in vmas {
         match classify(pid, vma, findings) {
             Some(Kind::FilePrivate | Kind::FileShared) => file::check_file(pid, vma, ghost_limit, findings),
+            Some(Kind::MemoryPrivate | Kind::MemoryShared) => file::check_memory(pid, vma, findings),
             Some(Kind::AioRing) => aio::check(pid, vma, findings),
             _ => {}
         }
