@@ -175,6 +175,8 @@ const TABLE: &[Row] = &[
     row("limits", "fs-*.img", "/0/cwd_id", Add(1), ""),
     row("limits", "mm-*.img", "/0/thp_disabled", Remove, "thp_disable"),
     row("limits", "core-*.img", "/0/tc/membarrier_registration_mask", Remove, "membarrier registration"),
+    row("limits", "core-*.img", "/0/tc/membarrier_registration_mask", Flip(4), "membarrier registrations"),
+    row("limits", "core-*.img", "/0/tc/loginuid", Add(1), "loginuid"),
     row("files", "files.img", "/5/reg/pos", Add(1), "offset[10]"),
     row("files", "files.img", "/7/reg/flags", Flip(0x800), "status flags[12]"),
     row("files", "fdinfo-*.img", "/8/flags", Flip(1), "close-on-exec[15]"),

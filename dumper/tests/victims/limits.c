@@ -96,6 +96,16 @@ int main(void)
 	must(prctl(PR_SET_THP_DISABLE, 1, 0, 0, 0));
 	must(prctl(PR_SET_DUMPABLE, 1, 0, 0, 0));
 	bool barrier = syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED, 0, 0) == 0;
+	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0);
+	syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED_SYNC_CORE, 0, 0);
+	/* MEMBARRIER_CMD_GET_REGISTRATIONS, Linux 6.3. */
+	long registrations = syscall(SYS_membarrier, 1 << 9, 0, 0);
+	/* May be set once, where it may be set at all. */
+	int login = open("/proc/self/loginuid", O_WRONLY);
+	if (login >= 0 && write(login, "4321", 4) != 4)
+		say("no login uid here: %s", strerror(errno));
+	close(login);
+	char *loginuid = slurp("/proc/self/loginuid");
 	for (intptr_t i = 1; i < THREADS; i++)
 		must0(pthread_create(&threads[i], NULL, work, (void *)i));
 	while (phase != THREADS - 1)
@@ -128,5 +138,7 @@ int main(void)
 	expect("dumpable", 1, prctl(PR_GET_DUMPABLE));
 	if (barrier)
 		expect("membarrier registration", 0, syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0));
+	expect("membarrier registrations", registrations, syscall(SYS_membarrier, 1 << 9, 0, 0));
+	expect_string("loginuid", loginuid, slurp("/proc/self/loginuid"));
 	victim_end();
 }
