@@ -34,6 +34,7 @@ use crate::predump::pages::{self, PageSource, SentPages, StopOthers};
 use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
 use crate::predump::segments;
 use crate::predump::tracker;
+use crate::predump::whole;
 use crate::prepare::alarm::Alarm;
 use crate::prepare::cpu::XsaveLayout;
 use crate::prepare::inventory::Inventory;
@@ -268,8 +269,10 @@ fn dump_task<'a>(
     let (sent, state) = std::thread::scope(|scope| {
         let (plan, sink, _stop) = (images.plan(), images.sink(), StopOthers(&stop));
         let pages = scope.spawn(move || source.send_all(plan, sink));
-        let state =
-            flags.join().and_then(|flagged| task_state(options, host, stopped, &says, flagged, &collected));
+        let state = flags.join().and_then(|flagged| {
+            whole::check(host.root.pid, &listed.plan.runs, &flagged)?;
+            task_state(options, host, stopped, &says, flagged, &collected)
+        });
         stop.store(state.is_err(), Ordering::Relaxed);
         (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
     });

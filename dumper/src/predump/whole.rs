@@ -9,9 +9,11 @@ use std::collections::HashMap;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
 use nix::unistd::Pid;
 
-use godwit_wire::plan::{PAGE_SIZE, PE_PRESENT, PageRun};
+use godwit_wire::plan::{PAGE_SIZE, PE_PARENT, PE_PRESENT, PageRun};
 
+use crate::error::DumpError;
 use crate::procfs::maps::Vma;
+use crate::refusal::Findings;
 use crate::task::vmas;
 
 /// Parts mappings into those that are tracked and those that are sent whole at the end.
@@ -33,6 +35,28 @@ pub fn with_all_of(dirty: Vec<PageRun>, whole: &[Vma]) -> Vec<PageRun> {
     }));
     merged.sort_by_key(|run| run.vaddr);
     merged
+}
+
+/// Proves that the last set leaves no page of such a mapping to a round: a restore would not find it there. `flagged` are
+/// the mappings with their VmFlags, which tell huge pages for certain.
+///
+/// # Errors
+/// [`DumpError::Refused`] for a mapping that was not seen for what it is.
+pub fn check(pid: Pid, runs: &[PageRun], flagged: &[Vma]) -> Result<(), DumpError> {
+    let mut findings = Findings::default();
+    for vma in flagged.iter().filter(|vma| vma.has_flag(b"ht") || vma.is_aio_ring()) {
+        let first = runs.partition_point(|run| run.end() <= vma.start);
+        let inside = runs[first..].iter().take_while(|run| run.vaddr < vma.end);
+        if inside.into_iter().any(|run| run.flags & PE_PARENT != 0) {
+            findings.refuse(
+                vmas::subject(pid, vma),
+                "a round took its huge pages for ordinary memory",
+                "dump it without rounds (--max-rounds 0)",
+            );
+        }
+    }
+    findings.verdict()?;
+    Ok(())
 }
 
 /// Which devices of mapped files are hugetlbfs: one question for each device. Asked anew for each list, since device
@@ -67,6 +91,16 @@ mod tests {
         let run = |page: u64, nr_pages| PageRun { vaddr: page << 12, nr_pages, flags: PE_PRESENT };
         assert_eq!(with_all_of(vec![run(1, 1), run(9, 2)], &vmas), [run(1, 1), run(3, 2), run(9, 2)]);
         assert_eq!(with_all_of(vec![run(1, 1)], &[]), [run(1, 1)]);
+    }
+
+    #[test]
+    fn a_page_of_a_huge_mapping_that_is_left_to_a_round_is_noticed() {
+        let text = b"1000-3000 rw-p 0 0:0 0\nVmFlags: rd\n200000-400000 rw-p 0 0:11 7 /x\nVmFlags: rd ht\n";
+        let vmas = maps::parse(text).unwrap();
+        let run = |page: u64, flags| PageRun { vaddr: page << 12, nr_pages: 1, flags };
+        let left = |runs: &[PageRun]| check(Pid::this(), runs, &vmas).is_err();
+        assert!(!left(&[run(1, PE_PARENT), run(0x200, PE_PRESENT), run(0x400, PE_PARENT)]));
+        assert!(left(&[run(1, PE_PARENT), run(0x200, PE_PRESENT), run(0x3ff, PE_PARENT)]));
     }
 
     #[test]

@@ -92,6 +92,15 @@ static char *private_file(int advice)
 	return at;
 }
 
+/* Anonymous memory that keeps a file. */
+static char *zero_device(void)
+{
+	int fd = must(open("/dev/zero", O_RDWR));
+	char *at = must(mmap(NULL, N * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0));
+	close(fd);
+	return at;
+}
+
 static char *collapsed(void)
 {
 	char *at = map(2 * HUGE / PAGE, 0);
@@ -154,6 +163,7 @@ int main(void)
 	add("file_sequential", private_file(MADV_SEQUENTIAL), N, 3, all);
 	add("file_random", private_file(MADV_RANDOM), N, 4, PROT_READ);
 	add("file_dont_dump", private_file(MADV_DONTDUMP), N, 5, PROT_NONE);
+	add("zero_device", zero_device(), N, 3, all);
 	add("write_only", map(N, 0), N, 2, PROT_WRITE);
 	add("execute_only", map(N, 0), N, 2, PROT_EXEC);
 	add("none", map(N, 0), N, 3, PROT_NONE);

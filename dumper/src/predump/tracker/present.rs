@@ -125,7 +125,12 @@ impl PageTables {
             Which::SoftDirty => {
                 Masks { inverted: clean, all: clean | category::SOFT_DIRTY, any: there, returned: there }
             }
-            Which::Guards if self.guard == 0 => Masks { inverted: 0, all: 0, any: there, returned: there },
+            Which::Guards if self.guard == 0 => Masks {
+                inverted: category::PRESENT,
+                all: category::PRESENT | category::SWAPPED,
+                any: 0,
+                returned: category::SWAPPED,
+            },
             Which::Guards => Masks { inverted: 0, all: self.guard, any: 0, returned: self.guard },
         };
         let mut at = vma.start;

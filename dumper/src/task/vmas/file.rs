@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
-use nix::sys::stat::stat;
+use nix::sys::stat::{FileStat, makedev, stat};
 use nix::unistd::Pid;
 
 use super::{is_memory_file, subject};
@@ -36,7 +36,7 @@ pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, findings: &mut F
         Err(nix::errno::Errno::ENOENT) => return,
         Err(errno) => return refuse(findings, format!("its file cannot be looked at ({errno})")),
     };
-    if found.st_mode & libc::S_IFMT != libc::S_IFREG {
+    if found.st_mode & libc::S_IFMT != libc::S_IFREG && !is_zero_device(&found) {
         return refuse(findings, "it maps something that is not a regular file".into());
     }
     if ghost::is_deleted(&found) {
@@ -56,6 +56,12 @@ pub(super) fn check_memory(pid: Pid, vma: &Vma, findings: &mut Findings) {
     if let Ok(found) = stat(&map_file(pid, vma)) {
         memfd::check(found.st_size as u64, subject(pid, vma), findings);
     }
+}
+
+/// Whether it is `/dev/zero`: private mappings of it are anonymous memory that keeps the file (drivers/char/mem.c,
+/// mmap_zero). Shared ones are memory files.
+fn is_zero_device(found: &FileStat) -> bool {
+    found.st_mode & libc::S_IFMT == libc::S_IFCHR && found.st_rdev == makedev(1, 5)
 }
 
 /// The file's id, and the access mode it is mapped with: the mode bits of its `map_files` link.
