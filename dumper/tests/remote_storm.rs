@@ -8,7 +8,7 @@
 mod remote;
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use godwit_dumper::collect::seccomp::{self, Seccomp};
 use godwit_dumper::freeze::seize;
+use godwit_dumper::prepare::leftovers;
 use godwit_dumper::procfs::status;
 use godwit_dumper::refusal::Findings;
 use godwit_dumper::remote::{SCRATCH_HINT, SCRATCH_SLOTS, SCRATCH_STRIDE, Session};
@@ -184,7 +185,7 @@ fn kill_a_tracer(pid: Pid, after: Duration) {
         .env(TRACE, pid.to_string())
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::null())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     let mut lines = BufReader::new(tracer.stdout.take().unwrap()).lines();
@@ -193,10 +194,13 @@ fn kill_a_tracer(pid: Pid, after: Duration) {
     std::thread::sleep(after);
     tracer.kill().unwrap();
     let status = tracer.wait().unwrap();
+    let mut said = String::new();
+    let _ = tracer.stderr.take().unwrap().read_to_string(&mut said);
+    lines.map_while(Result::ok).for_each(|line| said += &line);
     assert_eq!(
         std::os::unix::process::ExitStatusExt::signal(&status),
         Some(libc::SIGKILL),
-        "the tracer failed by itself"
+        "the tracer failed by itself: {said}"
     );
 }
 
@@ -206,6 +210,8 @@ fn kill_a_tracer(pid: Pid, after: Duration) {
 fn trace_until_killed() {
     let Ok(pid) = std::env::var(TRACE) else { return };
     let pid = Pid::from_raw(pid.parse().unwrap());
+    // As a dumper does: a `doctor --sweep` that runs beside this test would take the process otherwise.
+    let _claim = leftovers::claim(pid).unwrap();
     println!("BEGUN");
     std::io::stdout().flush().unwrap();
     loop {

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use godwit_wire::journal::{self, Event};
 use nix::errno::Errno;
@@ -26,20 +26,33 @@ use crate::remote;
 /// over.
 const INERT_FOR: Duration = Duration::from_millis(50);
 
+/// How long another may hold the process before that is called a dump of it.
+const CLAIM_LIMIT: Duration = Duration::from_millis(500);
+
 /// Takes the process for this dumper alone, until the value is dropped or we die: two trackers that clear the same
 /// bits would each lose what the other has seen.
 ///
 /// # Errors
 /// When another godwit dumps it.
 pub fn claim(pid: Pid) -> Result<Flock<File>, DumpError> {
-    let dir = File::open(format!("/proc/{pid}"))
+    let mut dir = File::open(format!("/proc/{pid}"))
         .map_err(|source| DumpError::sys(format!("process {pid}"), "opening its /proc directory", source))?;
-    Flock::lock(dir, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => {
-            DumpError::Usage(format!("another godwit is dumping process {pid}: wait for it, or end it"))
+    let begun = Instant::now();
+    loop {
+        match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
+            Ok(claim) => return Ok(claim),
+            // A sweep has it for a moment only.
+            Err((again, Errno::EWOULDBLOCK)) if begun.elapsed() < CLAIM_LIMIT => dir = again,
+            Err((_, Errno::EWOULDBLOCK)) => {
+                let why = format!("another godwit is dumping process {pid}: wait for it, or end it");
+                return Err(DumpError::Usage(why));
+            }
+            Err((_, errno)) => {
+                return Err(DumpError::sys(format!("process {pid}"), "locking its /proc directory", errno));
+            }
         }
-        errno => DumpError::sys(format!("process {pid}"), "locking its /proc directory", errno),
-    })
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// Lets a process run again that a killed dumper left frozen before the destination was asked to restore it. The state
