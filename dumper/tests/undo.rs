@@ -227,7 +227,8 @@ impl<'a> Play<'a> {
         let _ = std::fs::remove_dir_all(&images);
         if by_doctor {
             let swept = godwit(scene, &["doctor", "--sweep"]);
-            if !swept.ok() || swept.stdout.contains("cannot") {
+            // Other processes of the machine may hold something too, and end meanwhile.
+            if !swept.ok() || swept.stdout.contains(&format!("process {pid} cannot")) {
                 return Err(told(swept.to_string()));
             }
             self.before.again(pid, self.busy).map_err(|what| told(format!("{what}\n{swept}")))?;
