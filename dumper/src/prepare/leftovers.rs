@@ -19,7 +19,7 @@ use crate::error::DumpError;
 use crate::freeze::seize;
 use crate::handover::chain;
 use crate::prepare::root::Root;
-use crate::procfs::{fdinfo, maps};
+use crate::procfs::{fdinfo, maps, stat};
 use crate::remote;
 
 /// A program of its own initialises a userfaultfd right after it made one: what is still not after this time is left
@@ -134,6 +134,8 @@ pub fn sweep_all() -> Vec<String> {
         let _claim = looks_so.then(|| claim(pid).ok()).flatten()?;
         match sweep(pid) {
             Ok(line) => line,
+            // It has ended meanwhile.
+            Err(_) if stat::read(pid).map_or(true, |stat| stat.is_zombie()) => None,
             Err(error) => Some(format!("process {pid} cannot be swept: {}", chain(&error))),
         }
     })
