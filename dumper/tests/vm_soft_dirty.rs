@@ -61,7 +61,7 @@ fn tested(name: &str, program: &'static str, variables: &[&str], filter: &'stati
 }
 
 /// 16 MiB, two writers, a record each 5 ms, few enough pages a second that a round leaves some alone.
-const BUSY: &[&str] = &["16", "2", "5000", "600"];
+const BUSY: &[&str] = &["16", "2", "5000", "200"];
 
 /// The programs that are about memory, with arguments for a slow machine.
 const MEMORY: &[(&str, &[&str])] = &[
@@ -328,7 +328,7 @@ fn what_only_the_guest_shows_is_moved_there() {
     let only = std::env::var("GODWIT_GUEST_CASE").unwrap_or_default();
     let mut cases = if is_full { full() } else { usual() };
     cases.retain(|case| case.name.contains(&only));
-    let out = run_in_guest(&scene, &cases, if is_full { 2400 } else { 400 });
+    let out = run_in_guest(&scene, &cases, if is_full { 2400 } else { 500 });
     let wrong: Vec<String> = cases.iter().filter_map(|case| check(&out, case).err()).collect();
     let servers = ["server-4.1.err", "server-4.2.err"].map(|name| {
         support::child::tail(&std::fs::read_to_string(out.join(name)).unwrap_or_default()).to_owned()
