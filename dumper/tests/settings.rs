@@ -271,3 +271,22 @@ fn a_missing_capability_is_named() {
         scene.sweep();
     }
 }
+
+#[test]
+fn a_process_in_strict_mode_comes_back_in_it() {
+    require!("root", "cc", "criu-4.1", "criu-4.2");
+    let scene = Scene::new("strict");
+    for version in support::lab::BOTH {
+        let mut victim = Victim::start(&scene, "unkept", &["strict"]);
+        let images = scene.subdir("images");
+        let pid = victim.pid.to_string();
+        godwit(&scene, &["dump", "--pid", &pid, "--images-dir", images.to_str().unwrap()]).expect_ok();
+        victim.expect_killed();
+        let restored = Restored::from_images(&images, version, &[], &victim);
+        let field = |name: &str| support::scene::status_field(restored.pid, name);
+        assert_eq!(field("Seccomp").as_deref(), Some("1"), "CRIU {}", version.text());
+        assert!(field("State").unwrap().starts_with('R'), "it does not run on: {:?}", field("State"));
+        drop(restored);
+        scene.sweep();
+    }
+}
