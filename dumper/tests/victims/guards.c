@@ -15,6 +15,8 @@ struct area {
 	const char *name;
 	char *at;
 	bool is_guard[N];
+	/* Where a guard is lost, the file's page is there. */
+	bool is_shared;
 };
 static struct area areas[8];
 static int count;
@@ -85,6 +87,12 @@ int main(int argc, char **argv)
 	area = add("private file", must(mmap(NULL, N * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd, 0)));
 	guard(area, 9, 4);
 	close(fd);
+	fd = must(open("shared.map", O_CREAT | O_TRUNC | O_RDWR, 0644));
+	must(ftruncate(fd, N * PAGE));
+	area = add("shared file", must(mmap(NULL, N * PAGE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0)));
+	area->is_shared = true;
+	guard(area, 30, 5);
+	close(fd);
 	victim_ready();
 	victim_wait();
 
@@ -97,7 +105,7 @@ int main(int argc, char **argv)
 				fail("%s page %d %s", area->name, i, is_guard ? "is no guard" : "is a guard");
 			if (is_guard)
 				continue;
-			if (filled(i) && !area->is_guard[i])
+			if (filled(i) && (!area->is_guard[i] || area->is_shared))
 				expect_page(area->name, i, at, (uint64_t)(n + 1) << 32 | i);
 			else
 				expect_zero_page(area->name, i, at);
