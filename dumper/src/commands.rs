@@ -114,9 +114,9 @@ fn doctor(args: &Doctor) -> Result<u8, Failure> {
 fn machine(json: bool) -> Result<u8, Failure> {
     let checks = doctor::machine::examine()?;
     if json {
-        println!("{}", doctor::machine::to_json(&checks));
+        tell(doctor::machine::to_json(&checks));
     } else {
-        print!("{}", doctor::machine::to_text(&checks));
+        tell(doctor::machine::to_text(&checks).trim_end());
     }
     Ok(if doctor::machine::can_dump(&checks) { 0 } else { 3 })
 }

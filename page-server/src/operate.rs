@@ -66,16 +66,16 @@ pub fn resolve(
     verdict: Verdict,
 ) -> Result<(), ServeError> {
     let mut handover = Handover::reopen(state_dir, id, settings)?;
-    // The source kills its tree before it commits, so that these say that it is dead.
-    let is_committed = matches!(
-        handover.status().summary.state,
-        Some(Event::Committing | Event::Running | Event::Done | Event::Failed)
-    );
+    // The source kills its tree before it commits.
+    let is_committed = handover.is_forward_only();
     if verdict == Verdict::Release && !is_committed {
         return Err(ServeError::MayLive { id: id.to_owned() });
     }
     let decision = if verdict == Verdict::Abort { Decision::Source } else { Decision::Destination };
     let token = handover.journal_mut().raise_token("decided at this host by an operator")?;
-    println!("{}", decide(&mut handover, decision, token, verdict == Verdict::ReleaseForced)?);
+    println!(
+        "{}",
+        decide(&mut handover, decision, token, is_committed || verdict == Verdict::ReleaseForced)?
+    );
     Ok(())
 }

@@ -11,6 +11,7 @@ use crate::predump::tracker::{soft_dirty, uffd_wp};
 use crate::prepare::cpu::XsaveLayout;
 use crate::prepare::kerndat;
 use crate::procfs::status;
+use crate::sys::mount;
 
 /// How a check ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,6 +63,9 @@ pub fn examine() -> Result<Vec<Check>, DumpError> {
         };
         note(what, state);
     }
+    let sees_maps = [21, 40].iter().any(|number| effective & 1 << number != 0);
+    let why = "without CAP_SYS_ADMIN and CAP_CHECKPOINT_RESTORE the files of mappings cannot be seen";
+    note("the files of mappings", if sees_maps { State::Works } else { State::Missing(why.to_owned()) });
     note("calls that look into a process", needed(kerndat::probe()));
     note("registers of this processor", needed(XsaveLayout::probe()));
     let (soft_dirty, uffd_wp) = (soft_dirty::self_test(), uffd_wp::self_test());
@@ -84,10 +88,11 @@ fn needed<T>(tried: Result<T, DumpError>) -> State {
 }
 
 fn cgroup_v2() -> State {
-    let kinds = std::fs::read_to_string("/proc/filesystems").unwrap_or_default();
-    match kinds.lines().any(|line| line.ends_with("cgroup2")) {
-        true => State::Works,
-        false => State::Without("it is held by SIGSTOP, which a foreign SIGCONT undoes".to_owned()),
+    match mount::cgroup2() {
+        Ok(_) => State::Works,
+        Err(errno) => {
+            State::Without(format!("{errno}; it is held by SIGSTOP, which a foreign SIGCONT undoes"))
+        }
     }
 }
 

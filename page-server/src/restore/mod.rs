@@ -181,6 +181,18 @@ pub enum HandoverError {
         #[source]
         source: io::Error,
     },
+    /// A tree that was let go may run here: what was to be done would end it, or make a second one.
+    #[error(
+        "session {session}: its tree may run here, {at}: look there, and end it first if it is not wanted ({why})"
+    )]
+    MayRun {
+        /// The session.
+        session: String,
+        /// Where, in words.
+        at: String,
+        /// What is known.
+        why: String,
+    },
     /// The step does not follow from where the session stands.
     #[error("session {session} is {state}: it cannot {step} now")]
     State {
@@ -386,6 +398,9 @@ impl Handover {
         if !matches!(self.state(), Some(Event::Aborted | Event::Failed)) {
             return Err(self.wrong_state("be prepared again"));
         }
+        if self.journal.has(Event::Running) {
+            self.check_none_runs()?;
+        }
         self.kill_attempt()?;
         self.cancel.store(false, Ordering::SeqCst);
         self.note(Event::Prepared, Facts { text: Some(reason.to_owned()), ..Facts::default() })
@@ -522,6 +537,7 @@ impl Handover {
     /// The journal says `running`: gives the word again, should the hook still wait for it, and waits for criu's end.
     fn see_to_end(&mut self, start: Instant) -> Result<Running, HandoverError> {
         let Some(attempt) = &self.attempt else {
+            self.check_none_runs()?;
             return self.fail(
                 Event::Failed,
                 "its processes are lost with the host's last boot".into(),
@@ -557,7 +573,7 @@ impl Handover {
     }
 
     /// Whether the source's tree is known to be dead: nothing may be aborted any more.
-    fn is_forward_only(&self) -> bool {
+    pub fn is_forward_only(&self) -> bool {
         self.journal.has(Event::Committing) || self.journal.has(Event::Running)
     }
 
@@ -589,22 +605,47 @@ impl Handover {
         Ok(())
     }
 
-    /// Kills what an attempt made whose directory cannot be read: by what the journal says of its init.
-    fn kill_unfound(&mut self) -> Result<(), HandoverError> {
-        let Some(why) = self.unfound.take() else { return Ok(()) };
-        let facts = self.journal.summary().facts;
-        let init = facts.holder_pid.zip(facts.holder_start_time);
-        let init = init.map(|(pid, start_time)| Identity { pid, start_time });
-        let killed = match init {
-            Some(init) => attempt::kill_below(init),
-            // It was cut off before the tree was held, and nobody else knows its init.
-            None => Err(why),
+    /// Errs when a tree that was let go may be alive. Its init lives as long as the tree.
+    fn check_none_runs(&self) -> Result<(), HandoverError> {
+        let init = match (&self.attempt, &self.unfound) {
+            (Some(attempt), _) => attempt.work.init().ok().flatten(),
+            (None, Some(_)) => self.last_attempt().init(),
+            (None, None) => return Ok(()),
         };
-        killed.map_err(|source| {
-            self.unfound = Some(io::Error::new(source.kind(), source.to_string()));
-            let work_dir = facts.work_dir.unwrap_or_default().into();
-            HandoverError::NotKilled { session: self.session.clone(), work_dir, source }
-        })
+        let at = match init {
+            Some(init) if init.is_alive() => format!("below process {}", init.pid),
+            Some(_) => return Ok(()),
+            None => "and what its restore left cannot be read".to_owned(),
+        };
+        let why = self.unfound.as_ref().map_or_else(|| "its init is alive".to_owned(), ToString::to_string);
+        Err(HandoverError::MayRun { session: self.session.clone(), at, why })
+    }
+
+    /// What the journal says of the attempt that was begun last.
+    fn last_attempt(&self) -> LastAttempt {
+        let mut facts = Facts::default();
+        let records = self.journal.records();
+        let begun = records.iter().rposition(|record| record.kind() == Event::Restoring);
+        for record in &records[begun.unwrap_or(records.len())..] {
+            record.facts.iter().for_each(|newer| facts.merge(newer));
+        }
+        LastAttempt(facts)
+    }
+
+    /// Kills what an attempt made whose directory cannot be read whole: by what is left of it, and what the journal says.
+    fn kill_unfound(&mut self) -> Result<(), HandoverError> {
+        let Some(why) = &self.unfound else { return Ok(()) };
+        let why = io::Error::new(why.kind(), why.to_string());
+        let last = self.last_attempt();
+        let killed = last.kill().unwrap_or(Err(why));
+        let work_dir = last.0.work_dir.unwrap_or_default().into();
+        killed.map_err(|source| HandoverError::NotKilled {
+            session: self.session.clone(),
+            work_dir,
+            source,
+        })?;
+        self.unfound = None;
+        Ok(())
     }
 
     fn check_token(&mut self, given: u64) -> Result<(), HandoverError> {
@@ -639,6 +680,43 @@ impl Handover {
     fn wrong_state(&self, step: &'static str) -> HandoverError {
         let state = self.state().map_or("empty", Event::word).to_owned();
         HandoverError::State { session: self.session.clone(), state, step }
+    }
+}
+
+/// The facts of the attempt that was begun last, and nothing older.
+struct LastAttempt(Facts);
+
+impl LastAttempt {
+    fn work(&self) -> Option<WorkDir> {
+        self.0.work_dir.as_ref().map(|dir| WorkDir::at(PathBuf::from(dir)))
+    }
+
+    /// Its init: by the directory, or by the journal once the tree was held.
+    fn init(&self) -> Option<Identity> {
+        let told = self.work().and_then(|work| work.init().ok().flatten());
+        let noted = self.0.holder_pid.zip(self.0.holder_start_time);
+        told.or_else(|| noted.map(|(pid, start_time)| Identity { pid, start_time }))
+    }
+
+    /// Kills it; `None` where nobody knows its init.
+    fn kill(&self) -> Option<io::Result<()>> {
+        // An init that is not announced yet does not begin where it finds the mark.
+        let _ = self.work().map(|work| work.put_abort());
+        let init = self.init()?;
+        let has_own_pidns = match (self.0.pid_ns_inode, process::pid_namespace(std::process::id() as i32)) {
+            (Some(theirs), Ok(ours)) => theirs != ours,
+            _ => false,
+        };
+        if init.is_alive() || has_own_pidns {
+            return Some(attempt::kill_below(init));
+        }
+        // Without a namespace of its own the tree may outlive its init.
+        let root = self.0.pid.zip(self.0.start_time);
+        let root = root.map(|(pid, start_time)| Identity { pid, start_time });
+        let is_gone = root.is_some_and(|root| !root.is_alive());
+        let left =
+            || io::Error::other("its init is gone, and what it held may live in this host's pid namespace");
+        Some(if is_gone { Ok(()) } else { Err(left()) })
     }
 }
 

@@ -10,6 +10,7 @@ use std::io;
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
+use crate::commands::chain;
 use crate::freeze::seize::FreezeError;
 use crate::procfs::maps::Vma;
 use crate::remote::RemoteError;
@@ -38,7 +39,7 @@ pub type Run = godwit_wire::plan::PageRun;
 #[derive(Debug, thiserror::Error)]
 pub enum TrackerError {
     /// No tracker passed its self-test on this kernel.
-    #[error("no dirty tracker works on this kernel ({why}); migrate with --max-rounds 0")]
+    #[error("no dirty tracker works here ({why}); migrate with --max-rounds 0")]
     None {
         /// What was tried.
         why: String,
@@ -120,8 +121,11 @@ pub trait Tracker {
 pub fn attach(choice: Choice, pid: Pid) -> Result<Box<dyn Tracker>, TrackerError> {
     let mut failures = Vec::new();
     if choice != Choice::SoftDirty {
-        match uffd_wp::self_test() {
-            Ok(()) => return Ok(Box::new(uffd_wp::UffdWp::attach(pid)?)),
+        match uffd_wp::self_test().map(|()| uffd_wp::UffdWp::attach(pid)) {
+            Ok(Ok(tracker)) => return Ok(Box::new(tracker)),
+            // The process itself may be one that can make none, with its table of descriptors full say.
+            Ok(Err(error)) if choice == Choice::Auto => failures.push(format!("uffd-wp: {}", chain(&error))),
+            Ok(Err(error)) => return Err(error),
             Err(why) => failures.push(format!("uffd-wp: {why}")),
         }
     }
