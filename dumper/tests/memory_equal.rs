@@ -204,6 +204,6 @@ fn memory_that_comes_back_is_a_difference() {
     // Pages of mappings that are gone cannot be restored at all; those of mappings that stayed are seen.
     match compare(&sealed, &run) {
         Ok(differences) => assert!(!differences.is_empty(), "no page came back"),
-        Err(why) => assert!(why.contains("restore"), "{why}"),
+        Err(why) => assert!(why.contains("criu restore failed"), "{why}"),
     }
 }
