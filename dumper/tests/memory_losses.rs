@@ -78,6 +78,19 @@ fn what_is_lost_of_memory_is_named_and_refused_when_strict() {
 }
 
 #[test]
+fn a_breakpoint_in_the_text_is_refused_by_name() {
+    require!("root", "cc");
+    let scene = Scene::new("breakpoint");
+    let mut victim = Victim::start(&scene, "losses", &["breakpoint"]);
+    let doctor = godwit(&scene, &["doctor", "--pid", &victim.pid.to_string()]);
+    assert!(doctor.stdout.contains("has set a breakpoint at 0x"), "{doctor}");
+    let refused = dump(&scene, victim.pid, &[]).expect_refusal();
+    assert!(refused.stderr.contains("remove the probe"), "{refused}");
+    victim.expect_untouched();
+    assert_eq!(victim.check(), Verdict::Ok);
+}
+
+#[test]
 fn an_ordinary_process_loses_nothing_of_its_memory() {
     require!("root", "cc");
     let scene = Scene::new("nothing-lost");

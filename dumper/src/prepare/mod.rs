@@ -1,9 +1,10 @@
 //! Nothing has been touched yet: options, kernel, processor, the process as it looks from outside, the link.
 //!
 //! In the order of the steps: `limits`, `root`, `rights` (may it be looked at), `leftovers`, `scripts`, `kerndat`, `cpu`, `survey` (what could be refused),
-//! `losses` (what of its memory is not restored), `inventory`, `link`, `alarm`.
+//! `breakpoints` and `losses` (of its memory), `inventory`, `link`, `alarm`.
 
 pub mod alarm;
+pub mod breakpoints;
 pub mod cpu;
 pub mod inventory;
 pub mod kerndat;

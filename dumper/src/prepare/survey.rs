@@ -7,8 +7,8 @@ use nix::unistd::Pid;
 
 use crate::collect::{file_locks, lsm, namespaces, seccomp, sharing};
 use crate::error::DumpError;
-use crate::prepare::losses;
 use crate::prepare::root::Root;
+use crate::prepare::{breakpoints, losses};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
@@ -53,6 +53,7 @@ pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
     let seen = Seen { descriptors: files::open_all(root.pid, &root.pidfd)?, vmas, guards };
     file_locks::check_mapped(root.pid, &seen.descriptors, &seen.vmas, findings);
     shmem::sharers(root.pid, &seen.vmas, &seen.descriptors, findings);
+    breakpoints::check(root.pid, &status::read(root.pid)?, &seen.vmas, findings)?;
     process(root.pid, findings)?;
     sharing::check_all(root.pid, findings)?;
     seccomp(root.pid, findings)?;

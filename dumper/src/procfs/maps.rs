@@ -85,7 +85,9 @@ impl Vma {
 
     /// Memory that the kernel made: vdso, vvar, vsyscall, uprobes.
     pub fn is_special(&self) -> bool {
-        self.is_vdso() || self.is_vvar() || matches!(&self.path[..], b"[vsyscall]" | b"[uprobes]")
+        self.is_vdso()
+            || self.is_vvar()
+            || matches!(&self.path[..], b"[vsyscall]" | b"[uprobes]" | b"[uprobes-trampoline]")
     }
 
     /// The code that the kernel maps into each process.

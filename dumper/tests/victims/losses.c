@@ -68,6 +68,11 @@ static void long_auxv(void)
 	tried(prctl(PR_SET_MM, PR_SET_MM_MAP, &bounds, sizeof bounds, 0));
 }
 
+__attribute__((noinline, used)) static int never_called(int n)
+{
+	return n * 3;
+}
+
 static void expect_flag(const char *flag)
 {
 	struct mapping_line mapping;
@@ -111,6 +116,13 @@ int main(int argc, char **argv)
 		int key = syscall(SYS_pkey_alloc, 0, 0);
 		if (tried(key))
 			tried(syscall(SYS_pkey_mprotect, at, N * PAGE, PROT_READ | PROT_WRITE, key));
+	} else if (!strcmp(what, "breakpoint")) {
+		/* As a probe leaves the text of a program that it watches; nobody comes by. */
+		unsigned char *text = (unsigned char *)never_called;
+		char *page = (char *)((uintptr_t)text & ~(PAGE - 1));
+		must(mprotect(page, 2 * PAGE, PROT_READ | PROT_WRITE | PROT_EXEC));
+		text[0] = 0xcc;
+		must(mprotect(page, 2 * PAGE, PROT_READ | PROT_EXEC));
 	} else if (!strcmp(what, "aio")) {
 		unsigned long ring = 0;
 		tried(syscall(SYS_io_setup, 8, &ring));

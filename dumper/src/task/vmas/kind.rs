@@ -96,7 +96,9 @@ fn refusal_of(vma: &Vma, name: &str) -> Option<(&'static str, &'static str)> {
     let unmap = "let the program unmap it, or run the program without it";
     let has = |flag: &[u8; 2]| vma.has_flag(flag);
     Some(match name {
-        "[uprobes]" => ("a probe is set on the program", "remove the probe (perf, bpftrace)"),
+        "[uprobes]" | "[uprobes-trampoline]" => {
+            ("a probe is set on the program", "remove the probe (perf, bpftrace)")
+        }
         _ if has(b"ss") => ("a shadow stack is not dumped", "run the program without shadow stacks"),
         _ if has(b"um") || has(b"ui") => (
             "its pages are filled by userfaultfd when they are touched, and the descriptor does not go along",
