@@ -218,7 +218,10 @@ fn collect(
     })?;
     steps.run(Step::NetworkLock, || finish::no_outside_state(root.pid, &descriptors))?;
     let locks = steps.run(Step::CollectFileLocks, || Ok(file_locks::collect(root.inside, &descriptors)))?;
-    steps.run(Step::CollectNamespaces, || namespaces::check(root.pid, &mut late))?;
+    steps.run(Step::CollectNamespaces, || {
+        namespaces::check(root.pid, &mut late)?;
+        namespaces::check_threads(root.pid, &mut late)
+    })?;
     let seccomp = steps.run(Step::CollectSeccomp, || {
         stopped.frozen.threads().iter().for_each(|thread| settings::check_policy(thread.tid, &mut late));
         Seccomp::collect(&stopped.frozen, stopped.frozen.syscall_end()?, &mut late)

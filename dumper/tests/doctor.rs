@@ -57,6 +57,10 @@ const KINDS: &[(&str, Subject, &str)] = &[
     ("unshare-user", Subject::Process, "a user namespace"),
     ("unshare-cgroup", Subject::Process, "a cgroup namespace"),
     ("unshare-mnt", Subject::Process, "a mnt namespace"),
+    ("thread-files", Subject::OtherThread, "a descriptor table (unshare of CLONE_FILES) of its own"),
+    ("thread-fs", Subject::OtherThread, "a root and working directory (unshare of CLONE_FS) of its own"),
+    ("thread-net", Subject::OtherThread, "another net namespace"),
+    ("thread-mnt", Subject::OtherThread, "another mnt namespace"),
 ];
 
 /// What a refusal must name.
@@ -65,6 +69,8 @@ enum Subject {
     Fd,
     Mapping,
     Thread,
+    /// A thread that is not the first one.
+    OtherThread,
     Process,
 }
 
@@ -74,6 +80,7 @@ impl Subject {
             Subject::Fd => format!("process {pid}, fd 77 ("),
             Subject::Mapping => format!("process {pid}, mapping 0x"),
             Subject::Thread => format!("thread {pid}"),
+            Subject::OtherThread => "thread ".to_owned(),
             Subject::Process => format!("process {pid}"),
         }
     }

@@ -10,7 +10,7 @@ const PROGRAM: &str = r#"
 import ctypes, fcntl, os, sys, time
 os.dup2(os.open("/dev/null", os.O_RDONLY), 0)
 libc = ctypes.CDLL(None, use_errno=True)
-fd = libc.syscall(323, os.O_CLOEXEC | os.O_NONBLOCK | 1)
+fd = libc.syscall(323, 1 if sys.argv[1] == "blocking" else os.O_CLOEXEC | os.O_NONBLOCK | 1)
 if sys.argv[1] == "initialised":
     # struct uffdio_api: api, features, ioctls
     fcntl.ioctl(fd, 0xc018aa3f, bytearray((0xaa).to_bytes(8, "little") + bytes(16)))
@@ -43,10 +43,24 @@ fn an_inert_userfaultfd_is_closed_and_the_dump_succeeds() {
 }
 
 #[test]
+fn a_userfaultfd_that_no_dumper_was_killed_beside_is_told_and_left_alone_by_a_sweep_of_all() {
+    require!("root", "python3");
+    let scene = Scene::new("swept-uffd");
+    let mut victim = start(&scene, "inert");
+    let swept = godwit(&scene, &["doctor", "--sweep"]).expect_ok();
+    assert!(swept.stdout.contains(&format!("process {}, fd [", victim.pid)), "{swept}");
+    assert!(matches!(victim.check(), support::Verdict::Bad(_)));
+}
+
+#[test]
 fn a_userfaultfd_of_the_programs_own_is_refused_and_left_alone() {
     require!("root", "python3");
+    ["initialised", "blocking"].into_iter().for_each(is_refused_and_left_alone);
+}
+
+fn is_refused_and_left_alone(kind: &str) {
     let scene = Scene::new("own-uffd");
-    let mut victim = start(&scene, "initialised");
+    let mut victim = start(&scene, kind);
     let (pid, images) = (victim.pid.to_string(), scene.dir().join("images"));
     let refused =
         godwit(&scene, &["dump", "--pid", &pid, "--images-dir", images.to_str().unwrap()]).expect_refusal();

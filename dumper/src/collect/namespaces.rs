@@ -12,11 +12,15 @@ use nix::unistd::Pid;
 
 use crate::error::DumpError;
 use crate::procfs::ns::{self, Kind};
-use crate::procfs::status;
+use crate::procfs::{status, tree};
 use crate::refusal::{Findings, Subject};
 
 /// Namespaces that must be the dumper's own (man 7 namespaces).
 const SHARED: [Kind; 5] = [Kind::Net, Kind::Ipc, Kind::Uts, Kind::User, Kind::Cgroup];
+
+/// Namespaces that each thread can have for itself (`unshare`, `setns`); the others are of a process, or can be changed
+/// only while that has one thread (man 2 setns).
+const OF_THREADS: [Kind; 5] = [Kind::Net, Kind::Ipc, Kind::Uts, Kind::Mnt, Kind::Cgroup];
 
 /// What a page server's init for a restored tree looks like in `/proc/PID/cmdline`.
 const RESTORE_INIT: (&str, &str) = ("godwit-page-server", "restore-init");
@@ -50,6 +54,32 @@ pub fn check(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
             }
         }
         _ => refuse_foreign(pid, "pid", findings),
+    }
+    Ok(())
+}
+
+/// Refuses each thread that runs in another namespace than its process: a restore puts all threads into one.
+///
+/// # Errors
+/// When a namespace link cannot be read. A thread that ended meanwhile is left out.
+pub fn check_threads(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
+    let threads: Vec<_> = tree::threads(pid)?.into_iter().filter(|tid| *tid != pid).collect();
+    for kind in OF_THREADS {
+        let of_process = ns::read(pid, kind)?;
+        for tid in &threads {
+            match ns::read(*tid, kind) {
+                // A thread that ends has none any more.
+                Ok(None) => {}
+                Ok(of_thread) if of_thread == of_process => {}
+                Ok(Some(_)) => findings.refuse(
+                    Subject::Thread(*tid),
+                    format!("it runs in another {} namespace than its process", kind.name()),
+                    "run the program without that, or wait until the thread has ended",
+                ),
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
     Ok(())
 }

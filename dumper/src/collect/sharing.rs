@@ -1,13 +1,14 @@
 //! What processes share beside files: address space, descriptor table, directories, signal handlers.
 //!
-//! Threads of one process share them all. A process that was made by `clone` with some of the flags, or by `vfork`
-//! and not yet gone on, shares them with another one; CRIU restores neither that nor a process without the other.
+//! Threads of one process share them all, unless one has called `unshare`: a restore makes every thread share them again,
+//! and the images hold those of the first thread alone. A process that was made by `clone` with some of the flags, or by
+//! `vfork` and not yet gone on, shares them with another one; CRIU restores neither that nor a process without the other.
 
 use std::cmp::Ordering;
 
 use nix::unistd::Pid;
 
-use crate::procfs::{ProcfsError, status, tree};
+use crate::procfs::{ProcfsError, stat, status, tree};
 use crate::refusal::{Findings, Subject};
 use crate::sys::kcmp::{self, Kind};
 
@@ -19,16 +20,23 @@ const KINDS: [(Kind, &str); 4] = [
     (Kind::Sighand, "signal handlers (CLONE_SIGHAND)"),
 ];
 
-/// Refuses a process that shares one of these with any other process of the machine.
+/// What a thread can have for itself (`man 2 unshare`), in words.
+const OF_THREADS: [(Kind, &str); 2] = [
+    (Kind::Files, "descriptor table (unshare of CLONE_FILES)"),
+    (Kind::Fs, "root and working directory (unshare of CLONE_FS)"),
+];
+
+/// Refuses a process that shares one of these with any other process of the machine, and a thread that does not share
+/// them with its process.
 ///
 /// # Errors
 /// When the processes cannot be listed.
 pub fn check_all(pid: Pid, findings: &mut Findings) -> Result<(), ProcfsError> {
     check(pid, &tree::processes()?, findings);
-    Ok(())
+    check_threads(pid, findings)
 }
 
-/// The same among its nearest: its parent, and what its parent has made. None but these can have come to share
+/// The same with its nearest alone: its parent, and what its parent has made. None but these can have come to share
 /// something since [`check_all`] looked, for it is made by the process itself.
 ///
 /// # Errors
@@ -41,6 +49,25 @@ pub fn check_nearest(pid: Pid, findings: &mut Findings) -> Result<(), ProcfsErro
         nearest.extend(tree::children(parent, tid).unwrap_or_default());
     }
     check(pid, &nearest, findings);
+    check_threads(pid, findings)
+}
+
+fn check_threads(pid: Pid, findings: &mut Findings) -> Result<(), ProcfsError> {
+    for tid in tree::threads(pid)?.into_iter().filter(|tid| *tid != pid) {
+        // A thread that cannot be compared has ended.
+        let differs = |kind| kcmp::tasks(pid, tid, kind).is_ok_and(|order| order != Ordering::Equal);
+        let own: Vec<_> =
+            OF_THREADS.iter().filter(|(kind, _)| differs(*kind)).map(|(_, name)| *name).collect();
+        // One that ends has given them up already, and says that it ends before it does so (kernel/exit.c, do_exit).
+        let lives = || stat::read_thread(pid, tid).is_ok_and(|stat| stat.flags & stat::PF_EXITING == 0);
+        if !own.is_empty() && lives() {
+            findings.refuse(
+                Subject::Thread(tid),
+                format!("it has a {} of its own", own.join(" and a ")),
+                "run the program without that, or wait until the thread has ended",
+            );
+        }
+    }
     Ok(())
 }
 

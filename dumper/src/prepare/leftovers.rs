@@ -3,7 +3,8 @@
 //! A freeze that outlives the dumper is told by its journal, and undone where the hand-over had not begun. Scratch memory
 //! of remote calls is known by its place and mark. A userfaultfd is made by the process and initialised only once the
 //! process has closed it (see the `uffd-wp` tracker), so a dumper killed in between leaves a descriptor that does
-//! nothing.
+//! nothing. A program may have one like that too; so in processes that nobody has named it is taken away only beside
+//! scratch memory, which lies there whenever a dumper was killed at that place.
 
 use std::fs::{self, File};
 use std::path::Path;
@@ -25,6 +26,9 @@ use crate::remote;
 /// A program of its own initialises a userfaultfd right after it made one: what is still not after this time is left
 /// over.
 const INERT_FOR: Duration = Duration::from_millis(50);
+
+/// Flags that the tracker makes its userfaultfd with, as fdinfo shows them.
+const FLAGS: u32 = fdinfo::O_CLOEXEC | libc::O_NONBLOCK as u32;
 
 /// How long another may hold the process before that is called a dump of it.
 const CLAIM_LIMIT: Duration = Duration::from_millis(500);
@@ -106,14 +110,20 @@ pub fn sweep(pid: Pid) -> Result<Option<String>, DumpError> {
     if fds.is_empty() && scratch.is_empty() {
         return Ok(None);
     }
+    // A whole stop: a thread that ran could still be on its way out of the memory. And only now is a number what it was
+    // seen to be: the process ran until here.
+    let frozen = seize::seize(pid)?;
+    fds = inert(pid)?.into_iter().filter(|fd| fds.contains(fd)).collect();
+    if fds.is_empty() && scratch.is_empty() {
+        frozen.thaw()?;
+        return Ok(None);
+    }
     let told = format!(
         "process {pid}: {} userfaultfds and {} mappings that a killed godwit left are taken away",
         fds.len(),
         scratch.len()
     );
     tracing::info!("{told}");
-    // A whole stop: a thread that ran could still be on its way out of the memory.
-    let frozen = seize::seize(pid)?;
     let mut session = frozen.remote(frozen.leader().tid)?; // takes the memory away when it opens
     for fd in fds {
         session.syscall(libc::SYS_close, [fd as u64, 0, 0, 0, 0, 0])?;
@@ -128,10 +138,12 @@ pub fn sweep_all() -> Vec<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
     pids.filter_map(|pid| {
-        let looks_so = inert(pid).is_ok_and(|fds| !fds.is_empty())
-            || maps::read(pid).is_ok_and(|vmas| !remote::find_leftovers(pid, &vmas).is_empty());
+        let has_scratch = || maps::read(pid).is_ok_and(|vmas| !remote::find_leftovers(pid, &vmas).is_empty());
+        if !has_scratch() {
+            return told_of(pid);
+        }
         // Whoever has it now sweeps it.
-        let _claim = looks_so.then(|| claim(pid).ok()).flatten()?;
+        let _claim = claim(pid).ok()?;
         match sweep(pid) {
             Ok(line) => line,
             // It has ended meanwhile.
@@ -142,13 +154,26 @@ pub fn sweep_all() -> Vec<String> {
     .collect()
 }
 
-/// Userfaultfds that were never initialised: their `API:` line shows no features (fs/userfaultfd.c,
-/// userfaultfd_show_fdinfo).
+/// A line on userfaultfds that look left over, in a process that nothing else says a dumper was killed in.
+fn told_of(pid: Pid) -> Option<String> {
+    let first = inert(pid).ok().filter(|fds| !fds.is_empty())?;
+    // Whoever dumps it now has just made it.
+    let _claim = claim(pid).ok()?;
+    std::thread::sleep(INERT_FOR);
+    let fds: Vec<_> = inert(pid).ok()?.into_iter().filter(|fd| first.contains(fd)).collect();
+    let why = "userfaultfds that were never initialised are left alone, since they may be its own; a dump of it closes them";
+    (!fds.is_empty()).then(|| format!("process {pid}, fd {fds:?}: {why}"))
+}
+
+/// Userfaultfds that were never initialised, and have the flags that a dumper gives them: their `API:` line shows no
+/// features (fs/userfaultfd.c, userfaultfd_show_fdinfo).
 fn inert(pid: Pid) -> Result<Vec<i32>, DumpError> {
     let is_inert = |fd: &i32| {
         let target = fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap_or_default();
         target.as_os_str() == "anon_inode:[userfaultfd]"
-            && fdinfo::read(pid, *fd).is_ok_and(|info| info.extra("API").is_some_and(shows_no_features))
+            && fdinfo::read(pid, *fd).is_ok_and(|info| {
+                info.flags & FLAGS == FLAGS && info.extra("API").is_some_and(shows_no_features)
+            })
     };
     Ok(fdinfo::list(pid)?.into_iter().filter(is_inert).collect())
 }

@@ -59,6 +59,7 @@ pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
     seccomp(root.pid, findings)?;
     lsm(root.pid, findings)?;
     namespaces::check(root.pid, findings)?;
+    namespaces::check_threads(root.pid, findings)?;
     Ok(seen)
 }
 

@@ -31,22 +31,43 @@ mod action {
 pub const FLAG_LOG: u64 = 2;
 
 /// The calls that a dumper borrows a thread for, with arguments of the kind it gives, and their names. Addresses and
-/// lengths are any: no filter can look behind a pointer.
+/// lengths are any: no filter can look behind a pointer. Whoever makes a call proves by [`is_listed`] that it is here.
 const BORROWED: &[(&str, i64, [u64; 6])] = &[
     ("mmap", libc::SYS_mmap, [0x676f_6477_0000, 0x8000, 3, 0x22, u64::MAX, 0]),
     ("munmap", libc::SYS_munmap, [0x676f_6477_0000, 0x8000, 0, 0, 0, 0]),
     ("prctl(PR_SET_VMA)", libc::SYS_prctl, [0x5356_4d41, 0, 0x676f_6477_0000, 0x8000, 0x676f_6477_0000, 0]),
     ("prctl(PR_GET_TID_ADDRESS)", libc::SYS_prctl, [40, 0x676f_6477_0000, 0, 0, 0, 0]),
     ("prctl(PR_GET_PDEATHSIG)", libc::SYS_prctl, [2, 0x676f_6477_0000, 0, 0, 0, 0]),
+    ("prctl(PR_GET_DUMPABLE)", libc::SYS_prctl, [3, 0, 0, 0, 0, 0]),
+    ("prctl(PR_GET_TSC)", libc::SYS_prctl, [25, 0x676f_6477_0000, 0, 0, 0, 0]),
     ("prctl(PR_GET_SECUREBITS)", libc::SYS_prctl, [27, 0, 0, 0, 0, 0]),
+    ("prctl(PR_GET_CHILD_SUBREAPER)", libc::SYS_prctl, [37, 0x676f_6477_0000, 0, 0, 0, 0]),
+    ("prctl(PR_GET_THP_DISABLE)", libc::SYS_prctl, [42, 0, 0, 0, 0, 0]),
+    ("prctl(PR_GET_MDWE)", libc::SYS_prctl, [66, 0, 0, 0, 0, 0]),
+    ("prctl(PR_GET_MEMORY_MERGE)", libc::SYS_prctl, [68, 0, 0, 0, 0, 0]),
+    ("arch_prctl(ARCH_GET_CPUID)", libc::SYS_arch_prctl, [0x1011, 0, 0, 0, 0, 0]),
+    ("keyctl(KEYCTL_GET_KEYRING_ID)", libc::SYS_keyctl, [0, -1i64 as u64, 0, 0, 0, 0]),
+    ("keyctl(KEYCTL_GET_KEYRING_ID)", libc::SYS_keyctl, [0, -2i64 as u64, 0, 0, 0, 0]),
     ("rt_sigaction", libc::SYS_rt_sigaction, [17, 0, 0x676f_6477_0000, 8, 0, 0]),
     ("sigaltstack", libc::SYS_sigaltstack, [0, 0x676f_6477_0000, 0, 0, 0, 0]),
     ("getitimer", libc::SYS_getitimer, [0, 0x676f_6477_0000, 0, 0, 0, 0]),
+    ("timer_gettime", libc::SYS_timer_gettime, [0, 0x676f_6477_0000, 0, 0, 0, 0]),
+    ("timer_getoverrun", libc::SYS_timer_getoverrun, [0; 6]),
     ("brk", libc::SYS_brk, [0; 6]),
     ("membarrier", libc::SYS_membarrier, [1 << 9, 0, 0, 0, 0, 0]),
     ("userfaultfd", libc::SYS_userfaultfd, [0x8_0801, 0, 0, 0, 0, 0]),
     ("close", libc::SYS_close, [9, 0, 0, 0, 0, 0]),
 ];
+
+/// Whether a call is among those that [`Chain::danger`] looks at; of a call that is many in one, this one of them.
+pub fn is_listed(nr: i64, args: &[u64; 6]) -> bool {
+    let told_apart: usize = match nr {
+        libc::SYS_prctl | libc::SYS_arch_prctl | libc::SYS_membarrier => 1,
+        libc::SYS_keyctl => 2,
+        _ => 0,
+    };
+    BORROWED.iter().any(|(_, listed, like)| *listed == nr && like[..told_apart] == args[..told_apart])
+}
 
 /// One filter.
 #[derive(Clone, Debug)]
@@ -240,6 +261,15 @@ mod tests {
         assert!(closed.danger(0).unwrap().contains("rt_sigreturn"));
         let traps = Chain(vec![filter(libc::SYS_brk, action::TRAP, action::ALLOW)]);
         assert!(traps.danger(0).unwrap().contains("brk"));
+    }
+
+    #[test]
+    fn calls_that_are_many_in_one_are_listed_each() {
+        assert!(is_listed(libc::SYS_prctl, &[27, 0, 0, 0, 0, 0]));
+        assert!(!is_listed(libc::SYS_prctl, &[28, 0, 0, 0, 0, 0]));
+        assert!(!is_listed(libc::SYS_keyctl, &[0, -3i64 as u64, 0, 0, 0, 0]));
+        assert!(is_listed(libc::SYS_timer_gettime, &[7, 1, 0, 0, 0, 0]));
+        assert!(!is_listed(libc::SYS_read, &[0; 6]));
     }
 
     #[test]

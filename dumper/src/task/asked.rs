@@ -13,7 +13,7 @@ use godwit_wire::image::timer::{ItimerEntry, PosixTimerEntry, TaskTimersEntry};
 use super::settings;
 use crate::error::DumpError;
 use crate::procfs::timers::Timer;
-use crate::remote::{RemoteError, Session};
+use crate::remote::{RemoteError, Session, judge};
 
 /// Signals whose action is listed: all but SIGKILL and SIGSTOP, 62 of them.
 const SIGNALS: std::ops::RangeInclusive<u64> = 1..=64;
@@ -146,8 +146,17 @@ impl<'a, 'b> Asking<'a, 'b> {
         self.session.tid()
     }
 
+    /// Every call goes through here, so that none is made that filters were not asked about.
+    fn try_call(&mut self, number: i64, args: [u64; 6]) -> Result<u64, RemoteError> {
+        debug_assert!(
+            judge::is_listed(number, &args),
+            "call {number} {args:x?} is missing in remote/judge.rs"
+        );
+        self.session.syscall(number, args)
+    }
+
     fn call(&mut self, number: i64, args: [u64; 6]) -> Result<u64, DumpError> {
-        Ok(self.session.syscall(number, args)?)
+        Ok(self.try_call(number, args)?)
     }
 
     fn prctl(&mut self, option: u64) -> Result<u64, DumpError> {
@@ -247,7 +256,7 @@ impl<'a, 'b> Asking<'a, 'b> {
 
     /// A call that may fail: `None` then.
     fn optional(&mut self, number: i64, args: [u64; 6]) -> Result<Option<u64>, DumpError> {
-        match self.session.syscall(number, args) {
+        match self.try_call(number, args) {
             Ok(value) => Ok(Some(value)),
             Err(RemoteError::Call { .. }) => Ok(None),
             Err(error) => Err(error.into()),
@@ -264,7 +273,7 @@ impl<'a, 'b> Asking<'a, 'b> {
     }
 
     fn membarrier(&mut self) -> Result<Option<u32>, DumpError> {
-        match self.session.syscall(libc::SYS_membarrier, [MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0, 0, 0]) {
+        match self.try_call(libc::SYS_membarrier, [MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0, 0, 0]) {
             Ok(mask) => Ok(Some(mask as u32)),
             Err(RemoteError::Call { errno: Errno::EINVAL | Errno::ENOSYS, .. }) => {
                 tracing::debug!(tid = %self.tid(), "this kernel does not tell membarrier registrations");

@@ -51,6 +51,16 @@ static void *open_late(void *unused)
 	return unused;
 }
 
+static atomic_int unshared; /* 1, or the negative errno */
+
+static void *unshare_alone(void *flag)
+{
+	atomic_store(&unshared, unshare((long)flag) ? -errno : 1);
+	while (true)
+		pause();
+	return NULL;
+}
+
 int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
@@ -202,6 +212,22 @@ int main(int argc, char **argv)
 			}
 		if (!known)
 			broken("odd %s", what);
+	} else if (!strncmp(what, "thread-", 7)) {
+		/* What a thread of its own has unshared alone. */
+		long flag = !strcmp(what, "thread-files") ? CLONE_FILES
+			  : !strcmp(what, "thread-fs")    ? CLONE_FS
+			  : !strcmp(what, "thread-net")   ? CLONE_NEWNET
+			  : !strcmp(what, "thread-mnt")   ? CLONE_NEWNS
+							  : 0;
+		pthread_t thread;
+		int done;
+		if (!flag)
+			broken("odd %s", what);
+		must0(pthread_create(&thread, NULL, unshare_alone, (void *)flag));
+		while (!(done = atomic_load(&unshared)))
+			nap_ms(2);
+		errno = -done;
+		can(done < 0 ? -1 : 0);
 	} else if (!strcmp(what, "late-eventfd")) {
 		/* Opened by a thread of its own as soon as a file `open` is there. */
 		pthread_t opener;
