@@ -191,9 +191,21 @@ pub fn list(
     if is_stopped {
         dirty = whole::with_all_of(dirty, &whole);
         listable = dumpable;
+    } else if base.is_none() {
+        warn_of_whole(root.pid, &whole)?;
     }
     let alive = alive(root.pid, &listable)?;
     Ok(listed(root, plan::split(&alive, &dirty, base.map(|base| &base.covered)), vmas))
+}
+
+/// Says what the rounds leave for the freeze, which it makes longer.
+fn warn_of_whole(pid: Pid, whole: &[Vma]) -> Result<(), TrackerError> {
+    let pages: u64 = present::alive(pid, whole)?.iter().map(|run| run.nr_pages).sum();
+    let mib = (pages * PAGE_SIZE) >> 20;
+    if mib > 0 {
+        tracing::warn!(%pid, mib, "huge pages of hugetlbfs are no part of the rounds: they are sent while it is stopped");
+    }
+    Ok(())
 }
 
 /// Lists the last set, of a stopped process. Without an alive set (a test's wish) what the base round holds is

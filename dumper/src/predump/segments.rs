@@ -85,7 +85,12 @@ impl Segments {
             let pages: u64 = data.iter().map(|run| run.nr_pages).sum();
             if !is_last {
                 if remembered + pages > self.hashes_max {
-                    tracing::info!(segment = segment.id, pages, "too large to be in the rounds");
+                    let mib = (pages * PAGE_SIZE) >> 20;
+                    tracing::warn!(
+                        segment = segment.id,
+                        mib,
+                        "shared memory too large for the rounds is sent while the process is stopped"
+                    );
                     continue;
                 }
                 remembered += pages;
