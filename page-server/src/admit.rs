@@ -14,7 +14,8 @@ use godwit_wire::quic::random;
 use godwit_wire::session::{FrameGate, name};
 
 use crate::error::{chain, code_of};
-use crate::handover::{Desk, is_owner};
+use crate::handover::Desk;
+use crate::query::is_owner;
 use crate::restore::Peer;
 use crate::serve::{Shared, Voice};
 use crate::store::sink::{Sink, SinkError};

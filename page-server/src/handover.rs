@@ -16,12 +16,12 @@ use godwit_wire::control::{
 };
 use godwit_wire::error::Code;
 use godwit_wire::frame::SessionId;
-use godwit_wire::journal::{self, Event, Facts, JournalError, Summary};
+use godwit_wire::journal::{self, Event, JournalError, Summary};
 use godwit_wire::session::Reply;
 
 use crate::admit::{Refusal, refusal};
 use crate::error::chain;
-use crate::query::fault;
+use crate::query::{fault, is_owner};
 use crate::restore::{Handover, HandoverError, Peer, RestoreSettings};
 
 /// How far a token may be raised in one step: whoever decides next must be able to raise it further.
@@ -155,11 +155,6 @@ fn may_decide(state_dir: &Path, id: SessionId, asker: &str, token: u64) -> Resul
         return Err(fault(Code::BadToken, chain(&error), ""));
     }
     Ok(())
-}
-
-/// Whether a session is a client's. One whose journal names nobody is everybody's: it was kept by an older version.
-pub(crate) fn is_owner(facts: &Facts, asker: &str) -> bool {
-    facts.peer_identity.as_deref().is_none_or(|owner| owner == asker)
 }
 
 /// Carries out a decision under the token in force. `source_is_dead`: the source's journal says so, and then what was

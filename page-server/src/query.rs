@@ -6,11 +6,10 @@ use std::process::Command;
 use godwit_wire::control::{Error as ErrorMessage, SessionQuery, SessionStatus};
 use godwit_wire::error::Code;
 use godwit_wire::frame::SessionId;
-use godwit_wire::journal;
+use godwit_wire::journal::{self, Facts};
 use godwit_wire::session::Reply;
 
 use crate::error::{ServeError, chain};
-use crate::handover::is_owner;
 use crate::serve::Shared;
 
 /// Answers how a session of the asker's stands. The newest one of a name counts.
@@ -44,6 +43,11 @@ pub(crate) fn query_session(shared: &Shared, asker: &str, query: &SessionQuery) 
         images_dir: summary.facts.images_dir.unwrap_or_default(),
     }
     .into()
+}
+
+/// Whether a session is a client's. One whose journal names nobody is everybody's: it was kept by an older version.
+pub(crate) fn is_owner(facts: &Facts, asker: &str) -> bool {
+    facts.peer_identity.as_deref().is_none_or(|owner| owner == asker)
 }
 
 pub(crate) fn fault(code: Code, text: String, hint: &str) -> Reply {
