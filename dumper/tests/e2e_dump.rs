@@ -253,6 +253,29 @@ fn memory_that_another_process_shares_is_a_loss_by_name() {
 }
 
 #[test]
+fn a_deleted_file_that_another_process_has_is_a_loss_by_name() {
+    require!("root", "cc");
+    let scene = Scene::new("ghost-sharers");
+    let mut victim = Victim::start(&scene, "ghost", &[]);
+    let doctor =
+        || godwit(&scene, &["doctor", "--json", "--pid", &victim.pid.to_string()]).expect_ok().stdout;
+    assert!(!doctor().contains("shares it"));
+    // One by its descriptor, one by its shared mapping.
+    let fds = std::fs::read_dir(format!("/proc/{}/fd", victim.pid)).unwrap().flatten().map(|fd| fd.path());
+    let is_sparse = |fd: &PathBuf| std::fs::read_link(fd).unwrap().ends_with("sparse (deleted)");
+    let _open = std::fs::File::open(fds.into_iter().find(is_sparse).unwrap()).unwrap();
+    let maps = scene::proc_text(victim.pid, "maps");
+    let is_shared = |line: &&str| line.contains(" rw-s ") && line.ends_with("/mapped (deleted)");
+    let (start, end) =
+        maps.lines().find(is_shared).unwrap().split_once(' ').unwrap().0.split_once('-').unwrap();
+    let _mapped = std::fs::File::open(format!("/proc/{}/map_files/{start}-{end}", victim.pid)).unwrap();
+    let told = doctor();
+    let us = format!("process {} shares it: after a restore each has its own copy", std::process::id());
+    assert_eq!(told.matches(&us).count(), 2, "{told}");
+    assert_eq!(victim.check(), Verdict::Ok);
+}
+
+#[test]
 fn a_program_whose_file_is_deleted_comes_back() {
     require!("root", "cc", "criu-4.1", "criu-4.2");
     let scene = Scene::new("deleted-exe");

@@ -243,6 +243,7 @@ const TABLE: &[Row] = &[
     row("shmem", "files.img", "/12/memfd/inode_id", Set(1), "memfd"),
     row("shmem", "pagemap-shmem-*.img", "/1", Remove, "twice"),
     row("shmem", "pagemap-shmem-*.img#5", "/1", Remove, "memfd"),
+    row("shmem", "pagemap-shmem-*.img#5", "/3", Remove, "memfd tail"),
 ];
 
 #[test]

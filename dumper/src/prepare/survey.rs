@@ -12,7 +12,7 @@ use crate::prepare::{breakpoints, losses};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
-use crate::task::files::{self, Descriptor};
+use crate::task::files::{self, Descriptor, ghost, memfd};
 use crate::task::vmas::Guards;
 use crate::task::{settings, shmem, special, vmas};
 
@@ -54,6 +54,8 @@ pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
     file_locks::check_mapped(root.pid, &seen.descriptors, &seen.vmas, findings);
     shmem::sharers(root.pid, &seen.vmas, &seen.descriptors, findings);
     breakpoints::check(root.pid, &status::read(root.pid)?, &seen.vmas, findings)?;
+    shmem::check(root.pid, &seen.vmas, &seen.descriptors, findings);
+    deleted_files(root.pid, &seen, findings);
     process(root.pid, findings)?;
     sharing::check_all(root.pid, findings)?;
     seccomp(root.pid, findings)?;
@@ -61,6 +63,14 @@ pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
     namespaces::check(root.pid, findings)?;
     namespaces::check_threads(root.pid, findings)?;
     Ok(seen)
+}
+
+/// What all deleted files hold together. Under freeze it is seen as they are copied.
+fn deleted_files(pid: Pid, seen: &Seen, findings: &mut Findings) {
+    let open = seen.descriptors.iter().map(|descriptor| descriptor.stat);
+    let open = open.filter(|stat| ghost::is_deleted_file(stat) && !memfd::is_memory(stat));
+    let mapped = seen.vmas.iter().filter_map(|vma| vmas::deleted_file(pid, vma));
+    ghost::check_all(pid, open.chain(mapped), findings);
 }
 
 /// What a restore drops of the memory, but for guard regions, where that depends on who restores. The mappings must

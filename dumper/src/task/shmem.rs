@@ -3,25 +3,27 @@
 //! A segment is read from the file itself, also where no mapping covers it. What a round need not send of it is told by
 //! its contents (`predump::segments`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::stat::makedev;
+use nix::sys::stat::{FileStat, makedev};
 use nix::unistd::{Pid, Whence, lseek};
 
 use godwit_wire::plan::{PAGE_SIZE, PE_PRESENT, PageRun};
 
-use super::files::{Descriptor, memfd};
+use super::files::{Descriptor, ghost, memfd};
 use super::vmas;
 use crate::error::DumpError;
 use crate::procfs::fdinfo;
 use crate::procfs::maps::{self, Vma};
 use crate::refusal::{Findings, Subject};
+use crate::sys;
 
 /// A segment, open for reading.
 #[derive(Debug)]
@@ -34,6 +36,9 @@ pub struct Segment {
     subject: String,
 }
 
+/// What tells files apart: device and inode number.
+type Key = (u64, u64);
+
 /// A memory file that was met: its inode number, its device, where it can be opened, and how findings name it.
 type Met = (u64, u64, PathBuf, Subject);
 
@@ -42,33 +47,50 @@ type Met = (u64, u64, PathBuf, Subject);
 /// # Errors
 /// When one cannot be opened, or two have the same number. The task must be stopped.
 pub fn collect(pid: Pid, all: &[Vma], descriptors: &[Descriptor]) -> Result<Vec<Segment>, DumpError> {
-    let mapped = all.iter().filter(|vma| vmas::is_memory_file(vma)).map(|vma| {
-        let device = makedev(u64::from(vma.major), u64::from(vma.minor));
-        (vma.inode, device, vmas::map_file(pid, vma), vmas::subject(pid, vma))
-    });
-    let open = descriptors.iter().filter(|descriptor| memfd::is_memory(&descriptor.stat)).map(|descriptor| {
-        let at = format!("/proc/self/fd/{}", descriptor.copy.as_raw_fd()).into();
-        (descriptor.stat.st_ino, descriptor.stat.st_dev, at, descriptor.subject(pid))
-    });
-    let found = each_once(mapped.chain(open))?;
+    let mut findings = Findings::default();
+    let found = each_once(met(pid, all, descriptors), &mut findings);
+    if !findings.refusals.is_empty() {
+        return Err(DumpError::from_findings(findings));
+    }
     found.into_iter().map(|(id, at)| Segment::open(pid, id, &at)).collect()
+}
+
+/// Refuses memory files that images could not tell apart.
+pub fn check(pid: Pid, all: &[Vma], descriptors: &[Descriptor], findings: &mut Findings) {
+    each_once(met(pid, all, descriptors), findings);
+}
+
+/// Every memory file that the task maps or has open, as often as it does.
+fn met(pid: Pid, all: &[Vma], descriptors: &[Descriptor]) -> impl Iterator<Item = Met> {
+    let mapped = all.iter().filter(|vma| vmas::is_memory_file(vma)).map(move |vma| {
+        let (device, inode) = key_of(vma);
+        (inode, device, vmas::map_file(pid, vma), vmas::subject(pid, vma))
+    });
+    let open =
+        descriptors.iter().filter(|descriptor| memfd::is_memory(&descriptor.stat)).map(move |descriptor| {
+            let at = format!("/proc/self/fd/{}", descriptor.copy.as_raw_fd()).into();
+            (descriptor.stat.st_ino, descriptor.stat.st_dev, at, descriptor.subject(pid))
+        });
+    mapped.chain(open)
+}
+
+fn key_of(vma: &Vma) -> Key {
+    (makedev(u64::from(vma.major), u64::from(vma.minor)), vma.inode)
 }
 
 /// Every memory file by its number. Those of huge pages lie on devices of their own, and are numbered apart from the
 /// others.
-fn each_once(met: impl Iterator<Item = Met>) -> Result<BTreeMap<u64, PathBuf>, DumpError> {
+fn each_once(met: impl Iterator<Item = Met>, findings: &mut Findings) -> BTreeMap<u64, PathBuf> {
     let mut devices = BTreeMap::new();
     let mut found = BTreeMap::new();
     for (id, device, at, subject) in met {
         if *devices.entry(id).or_insert(device) != device {
-            let mut findings = Findings::default();
             let why = "another memory file has the same inode number, by which alone images tell them apart";
             findings.refuse(subject, why, "let the program make it anew");
-            return Err(DumpError::from_findings(findings));
         }
         found.entry(id).or_insert(at);
     }
-    Ok(found)
+    found
 }
 
 /// Opens every segment that a running task maps or has open. One that is gone by then, or cannot be opened, is left out:
@@ -160,7 +182,8 @@ impl Segment {
         }
     }
 
-    /// Reads the bytes at an offset; behind its end there are zeros.
+    /// Reads the bytes at an offset; behind the page that it ends in there are zeros. What that page holds behind the
+    /// end is read as well: whoever maps the file can store there.
     ///
     /// # Errors
     /// What the kernel answers.
@@ -174,30 +197,61 @@ impl Segment {
                 Err(error) => return Err(error),
             }
         }
-        into[done..].fill(0);
-        Ok(())
+        let rest = &mut into[done..];
+        rest.fill(0);
+        let end = offset + done as u64;
+        if end.is_multiple_of(PAGE_SIZE) || rest.is_empty() {
+            return Ok(());
+        }
+        let page = end - end % PAGE_SIZE;
+        // To touch a hole would fill it.
+        if !matches!(lseek(&self.file, page as i64, Whence::SeekData), Ok(data) if (data as u64) < end) {
+            return Ok(());
+        }
+        let mut whole = [0; PAGE_SIZE as usize];
+        match sys::memory::read_mapped(self.file.as_fd(), page, &mut whole) {
+            Ok(()) => {
+                let tail = &whole[(end - page) as usize..];
+                let len = tail.len().min(rest.len());
+                rest[..len].copy_from_slice(&tail[..len]);
+                Ok(())
+            }
+            // It was cut since: there is no such page any more.
+            Err(Errno::EFAULT) => Ok(()),
+            Err(errno) => Err(errno.into()),
+        }
     }
 }
 
-/// Names each segment that a process outside shares: what is restored is a copy of its own.
+/// Names each segment, and each deleted file that is open or mapped shared, that a process outside has too: what is
+/// restored is a copy of its own. A private mapping of a deleted file is a copy of its own before.
 pub fn sharers(pid: Pid, all: &[Vma], descriptors: &[Descriptor], findings: &mut Findings) {
-    let mut segments: BTreeMap<u64, Subject> = BTreeMap::new();
-    for vma in all.iter().filter(|vma| vmas::is_memory_file(vma)) {
-        segments.entry(vma.inode).or_insert_with(|| vmas::subject(pid, vma));
+    let mut files = Shareable::default();
+    for vma in all {
+        if vmas::is_memory_file(vma) {
+            files.add(key_of(vma), || vmas::subject(pid, vma));
+        } else if let Some(stat) = vma.shared.then(|| vmas::deleted_file(pid, vma)).flatten() {
+            files.add_deleted(&stat, &vma.path, || vmas::subject(pid, vma));
+        }
     }
-    for descriptor in descriptors.iter().filter(|descriptor| memfd::is_memory(&descriptor.stat)) {
-        segments.entry(descriptor.stat.st_ino).or_insert_with(|| descriptor.subject(pid));
+    for descriptor in descriptors {
+        let stat = &descriptor.stat;
+        if memfd::is_memory(stat) {
+            files.add((stat.st_dev, stat.st_ino), || descriptor.subject(pid));
+        } else if ghost::is_deleted_file(stat) {
+            files.add_deleted(stat, descriptor.target.as_os_str().as_bytes(), || descriptor.subject(pid));
+        }
     }
     let Ok(processes) = fs::read_dir("/proc") else { return };
     // The dumper's own duplicates do not count.
     let ours = [pid, Pid::this()];
     let others = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
     for other in others.map(Pid::from_raw).filter(|other| !ours.contains(other)) {
-        if segments.is_empty() {
+        if files.subjects.is_empty() {
             return;
         }
-        for shared in held_by(other, &segments) {
-            if let Some(subject) = segments.remove(&shared) {
+        for shared in files.held_by(other) {
+            if let Some(subject) = files.subjects.remove(&shared) {
                 let what = format!("process {other} shares it: after a restore each has its own copy");
                 findings.lose(subject, what);
             }
@@ -205,19 +259,53 @@ pub fn sharers(pid: Pid, all: &[Vma], descriptors: &[Descriptor], findings: &mut
     }
 }
 
-/// Which of the segments a process maps or has open. One that ended or may not be looked at holds none.
-fn held_by(other: Pid, segments: &BTreeMap<u64, Subject>) -> Vec<u64> {
-    let mapped = maps::read(other).unwrap_or_default().into_iter();
-    let mapped = mapped.filter(vmas::is_memory_file).map(|vma| vma.inode);
-    let links = fs::read_dir(format!("/proc/{other}/fd")).into_iter().flatten().flatten();
-    // By name first: to stat a file of a network that hangs would hang as well.
-    let is_named = |target: &Path| memfd::has_name_of_memory(target);
-    let links = links
-        .map(|link| link.path())
-        .filter(|link| fs::read_link(link).is_ok_and(|target| is_named(&target)));
-    let open = links.filter_map(|link| nix::sys::stat::stat(&link).ok());
-    let open = open.filter(memfd::is_memory).map(|stat| stat.st_ino);
-    mapped.chain(open).filter(|inode| segments.contains_key(inode)).collect()
+/// Files that a process outside may have too.
+#[derive(Default)]
+struct Shareable {
+    subjects: BTreeMap<Key, Subject>,
+    /// The last part of the name of each that is deleted.
+    names: BTreeSet<Vec<u8>>,
+}
+
+impl Shareable {
+    fn add(&mut self, key: Key, subject: impl FnOnce() -> Subject) {
+        self.subjects.entry(key).or_insert_with(subject);
+    }
+
+    fn add_deleted(&mut self, stat: &FileStat, name: &[u8], subject: impl FnOnce() -> Subject) {
+        self.names.insert(last_part(name).to_vec());
+        self.add((stat.st_dev, stat.st_ino), subject);
+    }
+
+    /// Whether a link or a mapping may lead to one of the deleted, by its name: to stat a file of a network that hangs
+    /// would hang as well. Other processes may see the file under another directory.
+    fn has_name_of_deleted(&self, name: &[u8]) -> bool {
+        ghost::has_name_of_deleted(name) && self.names.contains(last_part(name))
+    }
+
+    /// Which of them a process maps or has open. One that ended or may not be looked at holds none.
+    fn held_by(&self, other: Pid) -> Vec<Key> {
+        let key = |stat: FileStat| (stat.st_dev, stat.st_ino);
+        let mapped = maps::read(other).unwrap_or_default().into_iter().filter_map(|vma| {
+            if vmas::is_memory_file(&vma) {
+                return Some(key_of(&vma));
+            }
+            self.has_name_of_deleted(&vma.path).then(|| vmas::deleted_file(other, &vma)).flatten().map(key)
+        });
+        let links = fs::read_dir(format!("/proc/{other}/fd")).into_iter().flatten().flatten();
+        let open = links.map(|link| link.path()).filter_map(|link| {
+            let target = fs::read_link(&link).ok()?;
+            let is_named =
+                memfd::has_name_of_memory(&target) || self.has_name_of_deleted(target.as_os_str().as_bytes());
+            let stat = is_named.then(|| nix::sys::stat::stat(&link).ok()).flatten()?;
+            Some(key(stat))
+        });
+        mapped.chain(open).filter(|key| self.subjects.contains_key(key)).collect()
+    }
+}
+
+fn last_part(name: &[u8]) -> &[u8] {
+    name.rsplit(|byte| *byte == b'/').next().unwrap_or(name)
 }
 
 #[cfg(test)]
@@ -231,10 +319,34 @@ mod tests {
     #[test]
     fn two_memory_files_of_one_number_are_refused() {
         let met = |id, device, at: &str| (id, device, at.into(), Subject::Process(Pid::this()));
-        let found = each_once([met(1, 5, "a"), met(2, 6, "b"), met(1, 5, "c")].into_iter()).unwrap();
+        let mut findings = Findings::default();
+        let found = each_once([met(1, 5, "a"), met(2, 6, "b"), met(1, 5, "c")].into_iter(), &mut findings);
         assert_eq!(found, [(1, "a".into()), (2, "b".into())].into());
-        let error = each_once([met(1, 5, "a"), met(1, 6, "b")].into_iter()).unwrap_err();
-        assert!(matches!(error, DumpError::Refused(_)), "{error}");
+        assert_eq!(findings, Findings::default());
+        each_once([met(1, 5, "a"), met(1, 6, "b")].into_iter(), &mut findings);
+        assert_eq!(findings.refusals.len(), 1, "{findings:?}");
+    }
+
+    #[test]
+    fn what_is_stored_behind_the_end_of_the_last_page_is_read_and_no_hole_filled() {
+        let file = File::from(memfd_create(c"tail", MFdFlags::MFD_CLOEXEC).unwrap());
+        file.set_len(PAGE_SIZE + 100).unwrap();
+        let at = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
+        let segment = Segment::open(Pid::this(), file.metadata().unwrap().ino(), &at).unwrap();
+        let mut bytes = [7; 3 * PAGE_SIZE as usize];
+        segment.read(0, &mut bytes).unwrap();
+        assert_eq!((bytes, file.metadata().unwrap().blocks()), ([0; 3 * PAGE_SIZE as usize], 0));
+        let mut page = [0; PAGE_SIZE as usize];
+        (page[1], page[99], page[200], page[4095]) = (1, 2, 3, 4);
+        sys::memory::write_mapped(file.as_fd(), PAGE_SIZE, &page).unwrap();
+        segment.read(0, &mut bytes).unwrap();
+        assert_eq!(bytes[..4096], [0; 4096]);
+        assert_eq!(bytes[4096..8192], page);
+        assert_eq!(bytes[8192..], [0; 4096]);
+        // Whoever cut the file meanwhile is told apart from a failure.
+        file.set_len(0).unwrap();
+        let read = sys::memory::read_mapped(file.as_fd(), PAGE_SIZE, &mut page);
+        assert_eq!(read, Err(Errno::EFAULT));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub fn file(pid: Pid, name: &str, table: &mut FileTable) -> Result<u32, DumpErro
     let link = PathBuf::from(format!("/proc/{pid}/{name}"));
     let target = fs::read_link(&link)
         .map_err(|source| DumpError::sys(link.display().to_string(), "readlink", source))?;
-    table.special(&link, target.as_os_str().as_bytes())
+    table.special(pid, &link, target.as_os_str().as_bytes())
 }
 
 /// Checks that the executable, working and root directories can be opened by their paths.
@@ -34,7 +34,7 @@ pub fn check_all(pid: Pid, ghost_limit: u64, findings: &mut Findings) {
             && ghost::is_deleted(&stat)
             && !memfd::is_memory(&stat)
         {
-            ghost::check(&stat, ghost_limit, Subject::Process(pid), findings);
+            ghost::check(&link, &stat, ghost_limit, Subject::Process(pid), findings);
             continue;
         }
         let path = reg::in_root(pid, &target);

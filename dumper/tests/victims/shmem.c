@@ -95,6 +95,11 @@ int main(int argc, char **argv)
 	write_all(plain, 20, 4000);
 	must(ftruncate(plain, 40 * PAGE + 123));
 	must(fallocate(plain, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 4 * PAGE, 4 * PAGE));
+	/* Behind its end only mappings reach, and nothing cuts it away. */
+	char *tail = must(mmap(NULL, PAGE, SHARED, plain, 40 * PAGE));
+	memcpy(tail + 3, "tail", 5);
+	memcpy(tail + 200, "behind the end", 15);
+	must(munmap(tail, PAGE));
 	must(lseek(plain, 777, SEEK_SET));
 	must(fchmod(plain, 0640));
 	must(fchown(plain, 11, 12));
@@ -167,6 +172,10 @@ int main(int argc, char **argv)
 			expect_page("memfd", i, page, 4000 + i);
 	}
 	expect("memfd is one file", 1, pwrite(twin, "x", 1, 10) == 1 && pread(reader, page, 1, 10) == 1 && *page == 'x');
+	tail = must(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, plain, 40 * PAGE));
+	expect_string("memfd tail", "tail", tail + 3);
+	expect_string("memfd behind its end", "behind the end", tail + 200);
+	expect("memfd behind its end, zero", 0, tail[199] | tail[215] | tail[PAGE - 1]);
 	expect("memfd seals", F_SEAL_SEAL, fcntl(plain, F_GET_SEALS));
 
 	check("closed", file, 16, 5000);

@@ -1,6 +1,7 @@
 //! Ghost files: deleted files that a task has open or mapped. Their contents travel in the images, and restore makes
 //! them anew for as long as it takes to open them (`remap-fpath.img`, `ghost-file-ID.img`; criu/files-reg.c).
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -9,13 +10,15 @@ use std::path::Path;
 use bytes::Bytes;
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, SFlag, major, minor};
-use nix::unistd::{Whence, lseek};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, statfs};
+use nix::unistd::{Pid, Whence, lseek};
 
 use godwit_wire::image::ghost_file::{GhostChunkEntry, GhostFileEntry};
 use godwit_wire::image::remap_file_path::{RemapFilePathEntry, RemapType};
 use godwit_wire::image::time::Timeval;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
+use super::filesystem;
 use crate::error::DumpError;
 use crate::refusal::{Findings, Subject};
 
@@ -23,6 +26,8 @@ use crate::refusal::{Findings, Subject};
 pub const LIMIT_BYTES: u64 = 1 << 20;
 /// The largest limit that can be given, in bytes: an image must fit a message to the page server.
 pub const LIMIT_BYTES_MAX: u64 = 200 << 20;
+/// What all deleted files together may bring into the images, in bytes: they are held in memory until the end.
+const ALL_BYTES_MAX: u64 = 256 << 20;
 /// From this size on CRIU writes a file in pieces, and leaves its holes out (`GHOST_CHUNKS_THRESH`).
 const CHUNKS_FROM_BYTES: u64 = 3 * 4096;
 /// Unit of `st_blocks`, in bytes (man 3 stat).
@@ -35,18 +40,34 @@ pub fn is_deleted(stat: &FileStat) -> bool {
     stat.st_nlink == 0
 }
 
+/// Whether it is a regular file that has no link left.
+pub fn is_deleted_file(stat: &FileStat) -> bool {
+    is_deleted(stat) && stat.st_mode & libc::S_IFMT == libc::S_IFREG
+}
+
+/// Whether a name, as `/proc` shows it, may be that of a deleted file.
+pub fn has_name_of_deleted(name: &[u8]) -> bool {
+    name.ends_with(DELETED)
+}
+
 /// The name that a deleted file had.
 pub fn former_name(target: &[u8]) -> &[u8] {
     target.strip_suffix(DELETED).unwrap_or(target)
 }
 
-/// Refuses a deleted file that is too large, or of a kind that is not made anew.
-pub fn check(stat: &FileStat, limit: u64, subject: Subject, findings: &mut Findings) {
+/// Refuses a deleted file that is too large, or of a kind that is not made anew. `at` leads to it.
+pub fn check(at: &Path, stat: &FileStat, limit: u64, subject: Subject, findings: &mut Findings) {
     let close = "let the program close or unmap it, or keep the file until the process was moved";
     let kind = SFlag::from_bits_truncate(stat.st_mode & SFlag::S_IFMT.bits());
-    let held = (stat.st_blocks as u64).saturating_mul(BLOCK_BYTES);
+    let held = held_bytes(stat);
+    let is_huge = || filesystem::magic(stat.st_dev, || statfs(at)) == Some(HUGETLBFS_MAGIC.0);
     match kind {
         SFlag::S_IFDIR => {}
+        SFlag::S_IFREG if is_huge() => findings.refuse(
+            subject,
+            "its file is deleted and lies on hugetlbfs, where a restore cannot write it anew",
+            "let the program close or unmap it, keep the file until the process was moved, or use a memfd of huge pages",
+        ),
         SFlag::S_IFREG if held <= limit && stat.st_size as u64 <= LIMIT_BYTES_MAX => {}
         SFlag::S_IFREG if held <= LIMIT_BYTES_MAX && stat.st_size as u64 <= LIMIT_BYTES_MAX => findings.refuse(
             subject,
@@ -60,21 +81,45 @@ pub fn check(stat: &FileStat, limit: u64, subject: Subject, findings: &mut Findi
     }
 }
 
+/// Refuses deleted files that are more together than is held in memory. Each is counted once.
+pub fn check_all(pid: Pid, deleted: impl Iterator<Item = FileStat>, findings: &mut Findings) {
+    let each: BTreeMap<(u64, u64), u64> =
+        deleted.map(|stat| ((stat.st_dev, stat.st_ino), held_bytes(&stat))).collect();
+    let sum = each.values().fold(0, |sum: u64, held| sum.saturating_add(*held));
+    if sum > ALL_BYTES_MAX {
+        too_many(pid, sum, findings);
+    }
+}
+
+fn too_many(pid: Pid, bytes: u64, findings: &mut Findings) {
+    findings.refuse(
+        Subject::Process(pid),
+        format!("its deleted files hold {bytes} bytes together, and images take {ALL_BYTES_MAX}"),
+        "let the program close or unmap some, or keep the files until the process was moved",
+    );
+}
+
+fn held_bytes(stat: &FileStat) -> u64 {
+    (stat.st_blocks as u64).saturating_mul(BLOCK_BYTES)
+}
+
 /// The deleted files met so far.
 #[derive(Debug, Default)]
 pub struct Ghosts {
     known: Vec<(u64, u64)>,
     remaps: Vec<RemapFilePathEntry>,
     images: Vec<(String, Bytes)>,
+    /// The sum of the images.
+    bytes: u64,
 }
 
 impl Ghosts {
-    /// Enters a deleted file under the id that it has in `files.img`. `at` opens it. One that was met before is not
+    /// Enters a deleted file of process `pid` under the id that it has in `files.img`. `at` opens it. One that was met before is not
     /// copied again.
     ///
     /// # Errors
-    /// When it cannot be read.
-    pub fn add(&mut self, orig_id: u32, at: &Path, stat: &FileStat) -> Result<(), DumpError> {
+    /// When it cannot be read, or all together are too large.
+    pub fn add(&mut self, pid: Pid, orig_id: u32, at: &Path, stat: &FileStat) -> Result<(), DumpError> {
         let key = (stat.st_dev, stat.st_ino);
         let known = self.known.iter().position(|known| *known == key);
         let index = match known {
@@ -84,6 +129,13 @@ impl Ghosts {
                 let failed =
                     |source| DumpError::sys(at.display().to_string(), "copying a deleted file", source);
                 let bytes = image(at, stat).map_err(failed)?;
+                self.bytes += bytes.len() as u64;
+                // The heads of the records are not what is bounded.
+                if self.bytes > ALL_BYTES_MAX + ALL_BYTES_MAX / 16 {
+                    let mut findings = Findings::default();
+                    too_many(pid, self.bytes, &mut findings);
+                    return Err(DumpError::from_findings(findings));
+                }
                 self.images.push((ImageKind::GhostFile.file_name(id), bytes));
                 self.known.push(key);
                 self.known.len() - 1
@@ -135,7 +187,7 @@ fn image(at: &Path, stat: &FileStat) -> io::Result<Bytes> {
     if is_file {
         let file = OpenOptions::new().read(true).custom_flags(libc::O_NOATIME).open(at)?;
         if in_chunks {
-            for (offset, len) in pieces(&file, size)? {
+            for (offset, len) in pieces(size, |from, whence| lseek(&file, from, whence))? {
                 writer.push(&GhostChunkEntry { len, off: offset }).raw(&read(&file, offset, len)?);
             }
         } else {
@@ -145,19 +197,21 @@ fn image(at: &Path, stat: &FileStat) -> io::Result<Bytes> {
     writer.finish().map_err(io::Error::other)
 }
 
-/// The pieces of a file that hold something: offset and length in bytes.
-fn pieces(file: &File, size: u64) -> io::Result<Vec<(u64, u64)>> {
+/// The pieces of a file that hold something: offset and length in bytes. `seek` is `lseek` of the file.
+fn pieces(size: u64, mut seek: impl FnMut(i64, Whence) -> nix::Result<i64>) -> io::Result<Vec<(u64, u64)>> {
     let mut pieces = Vec::new();
     let mut at = 0;
     while at < size {
-        let data = match lseek(file, at as i64, Whence::SeekData) {
+        let data = match seek(at as i64, Whence::SeekData) {
             Ok(data) => data as u64,
             Err(Errno::ENXIO) => break,
             Err(errno) => return Err(errno.into()),
         };
-        let hole = (lseek(file, data as i64, Whence::SeekHole)? as u64).min(size);
+        let hole = (seek(data as i64, Whence::SeekHole)? as u64).min(size);
         if hole <= data {
-            break;
+            // Another process punched a hole between the two questions. No file system has blocks smaller than that.
+            at = (data / BLOCK_BYTES + 1) * BLOCK_BYTES;
+            continue;
         }
         pieces.push((data, hole - data));
         at = hole;
@@ -181,10 +235,61 @@ fn kernel_dev(dev: u64) -> u32 {
 mod tests {
     use std::io::{Seek, SeekFrom, Write};
 
+    use std::os::fd::AsRawFd;
+    use std::path::PathBuf;
+
+    use nix::sys::memfd::{MFdFlags, memfd_create};
     use nix::sys::stat::fstat;
-    use nix::unistd::Pid;
 
     use super::*;
+
+    fn link(file: &impl AsRawFd) -> PathBuf {
+        format!("/proc/self/fd/{}", file.as_raw_fd()).into()
+    }
+
+    #[test]
+    fn a_deleted_file_of_huge_pages_is_refused_by_name() {
+        // It lies on hugetlbfs, and takes no huge page. There are kernels without.
+        let Ok(file) = memfd_create(c"x", MFdFlags::MFD_HUGETLB) else { return };
+        let mut findings = Findings::default();
+        let stat = fstat(&file).unwrap();
+        check(&link(&file), &stat, LIMIT_BYTES, Subject::Process(Pid::this()), &mut findings);
+        assert!(findings.refusals[0].why.contains("hugetlbfs"), "{findings:?}");
+    }
+
+    #[test]
+    fn a_hole_that_is_punched_between_two_questions_ends_nothing() {
+        // Data from 0 to 4096, gone when its end is asked for, and from 8192 on.
+        let seek = |from: i64, whence: Whence| match (from, whence) {
+            (0, Whence::SeekData) => Ok(0),
+            (0, _) => Ok(0),
+            (1..=8192, Whence::SeekData) => Ok(8192),
+            (8192, Whence::SeekHole) => Ok(12288),
+            _ => Err(Errno::ENXIO),
+        };
+        assert_eq!(pieces(20000, seek).unwrap(), [(8192, 4096)]);
+    }
+
+    #[test]
+    fn all_deleted_files_together_are_bounded_and_each_counts_once() {
+        let file = tempfile::tempfile().unwrap();
+        let of = |ino, bytes: u64| {
+            let mut stat = fstat(&file).unwrap();
+            (stat.st_ino, stat.st_blocks) = (ino, (bytes / BLOCK_BYTES) as i64);
+            stat
+        };
+        let refused = |met: &[FileStat]| {
+            let mut findings = Findings::default();
+            check_all(Pid::this(), met.iter().copied(), &mut findings);
+            findings.refusals.len()
+        };
+        let half = ALL_BYTES_MAX / 2;
+        assert_eq!(refused(&[of(1, half), of(2, half), of(1, half)]), 0);
+        assert_eq!(refused(&[of(1, half), of(2, half), of(3, BLOCK_BYTES)]), 1);
+        let mut ghosts = Ghosts { bytes: ALL_BYTES_MAX * 2, ..Ghosts::default() };
+        let error = ghosts.add(Pid::this(), 1, &link(&file), &of(1, 0)).unwrap_err();
+        assert!(matches!(error, DumpError::Refused(_)), "{error}");
+    }
 
     #[test]
     fn the_kernels_words_are_taken_off_once() {
@@ -201,8 +306,8 @@ mod tests {
         let stat = fstat(&file).unwrap();
         let at = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
         let mut ghosts = Ghosts::default();
-        ghosts.add(5, Path::new(&at), &stat).unwrap();
-        ghosts.add(6, Path::new(&at), &stat).unwrap();
+        ghosts.add(Pid::this(), 5, Path::new(&at), &stat).unwrap();
+        ghosts.add(Pid::this(), 6, Path::new(&at), &stat).unwrap();
         let images = ghosts.images().unwrap();
         let names: Vec<&str> = images.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["ghost-file-1.img", "remap-fpath.img"]);
@@ -216,9 +321,10 @@ mod tests {
         let stat = fstat(&file).unwrap();
         let subject = || Subject::Process(Pid::this());
         let mut findings = Findings::default();
-        check(&stat, 4 << 20, subject(), &mut findings);
+        let at = link(&file);
+        check(&at, &stat, 4 << 20, subject(), &mut findings);
         assert_eq!(findings, Findings::default());
-        check(&stat, LIMIT_BYTES, subject(), &mut findings);
+        check(&at, &stat, LIMIT_BYTES, subject(), &mut findings);
         assert_eq!(findings.refusals[0].way_out, "give --ghost-limit 3M");
     }
 }

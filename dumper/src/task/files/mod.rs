@@ -3,8 +3,9 @@
 //! A descriptor is duplicated into the dumper by `pidfd_getfd` and looked at there: nothing runs in the
 //! task. `reg` are files, directories and the character devices that CRIU knows, `ghost` are deleted files, `memfd` are memory files, `pipe` are
 //! pipes with both ends in the task, `fown` is who is signalled for a descriptor. All else is refused by
-//! name (`unknown`).
+//! name (`unknown`). `filesystem` tells what a file lies on.
 
+pub mod filesystem;
 pub mod fown;
 pub mod ghost;
 pub mod huge;
@@ -149,7 +150,8 @@ pub fn check_all(pid: Pid, all: &[Descriptor], ghost_limit: u64, findings: &mut 
         }
         match kind {
             Some(Kind::Regular) if ghost::is_deleted(&descriptor.stat) => {
-                ghost::check(&descriptor.stat, ghost_limit, descriptor.subject(pid), findings);
+                let at = own_link(descriptor);
+                ghost::check(&at, &descriptor.stat, ghost_limit, descriptor.subject(pid), findings);
             }
             Some(Kind::Regular) => reg::check(pid, descriptor, findings),
             Some(Kind::Pipe) => pipe::check(pid, descriptor, &held_elsewhere, findings),
@@ -185,7 +187,7 @@ pub fn dump(pid: Pid, all: &[Descriptor], table: &mut FileTable) -> Result<Vec<F
             match kind {
                 Kind::Regular => {
                     if ghost::is_deleted(&descriptor.stat) {
-                        table.ghosts.add(id, &own_link(descriptor), &descriptor.stat)?;
+                        table.ghosts.add(pid, id, &own_link(descriptor), &descriptor.stat)?;
                     }
                     table.push(reg::entry(pid, id, descriptor)?);
                 }

@@ -71,7 +71,7 @@ impl FileTable {
     ///
     /// # Errors
     /// When the file cannot be looked at.
-    pub fn special(&mut self, at: &Path, name: &[u8]) -> Result<u32, DumpError> {
+    pub fn special(&mut self, pid: Pid, at: &Path, name: &[u8]) -> Result<u32, DumpError> {
         let stat = nix::sys::stat::stat(at)
             .map_err(|errno| DumpError::sys(at.display().to_string(), "stat", errno))?;
         let key = (stat.st_dev, stat.st_ino);
@@ -86,7 +86,7 @@ impl FileTable {
             return Ok(id);
         }
         if ghost::is_deleted(&stat) {
-            self.ghosts.add(id, at, &stat)?;
+            self.ghosts.add(pid, id, at, &stat)?;
         }
         let (size, mode) = reg::validation(&stat, 0);
         self.entries.push(FileEntry {

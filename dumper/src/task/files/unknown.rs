@@ -5,8 +5,9 @@ use std::os::fd::AsRawFd;
 use nix::sys::socket::sockopt::SockType;
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname, getsockopt};
 use nix::sys::stat::SFlag;
+use nix::sys::statfs::fstatfs;
 
-use super::Descriptor;
+use super::{Descriptor, filesystem};
 
 /// Why a descriptor is refused, and what to do.
 pub type Why = (String, &'static str);
@@ -51,9 +52,9 @@ pub fn of_any(descriptor: &Descriptor) -> Option<Why> {
     }
     /// `MQUEUE_MAGIC` (ipc/mqueue.c).
     const MESSAGE_QUEUES: i64 = 0x1980_0202;
-    if nix::sys::statfs::fstatfs(&descriptor.copy)
-        .is_ok_and(|found| found.filesystem_type().0 == MESSAGE_QUEUES)
-    {
+    let is_file = descriptor.stat.st_mode & libc::S_IFMT == libc::S_IFREG;
+    let magic = || filesystem::magic(descriptor.stat.st_dev, || fstatfs(&descriptor.copy));
+    if is_file && magic() == Some(MESSAGE_QUEUES) {
         return Some(("a message queue is not dumped yet".into(), CLOSE));
     }
     let mut parts = descriptor.target.strip_prefix("/proc").ok()?.components();

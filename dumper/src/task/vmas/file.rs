@@ -40,7 +40,7 @@ pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, findings: &mut F
         return refuse(findings, "it maps something that is not a regular file".into());
     }
     if ghost::is_deleted(&found) {
-        return ghost::check(&found, ghost_limit, subject(pid, vma), findings);
+        return ghost::check(&link, &found, ghost_limit, subject(pid, vma), findings);
     }
     // The same address may have come to map another file between the two looks: that is not this file's fault, and it is
     // looked at again under freeze.
@@ -49,6 +49,14 @@ pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, findings: &mut F
         return;
     }
     reg::check_path(pid, &target, &found, subject(pid, vma), findings);
+}
+
+/// The deleted regular file behind a mapping; `None` if there is no such, or it is gone by now.
+pub fn deleted_file(pid: Pid, vma: &Vma) -> Option<FileStat> {
+    // By name first: to stat a file of a network that hangs would hang as well.
+    let may_be = vma.inode != 0 && !vma.is_aio_ring() && ghost::has_name_of_deleted(&vma.path);
+    let found = may_be.then(|| stat(&map_file(pid, vma)).ok()).flatten()?;
+    (ghost::is_deleted_file(&found) && !memfd::is_memory(&found)).then_some(found)
 }
 
 /// Restore makes a memory file anew. A mapping that is gone already is looked at again under freeze.
@@ -79,7 +87,7 @@ pub(super) fn file_of(pid: Pid, vma: &Vma, table: &mut FileTable) -> Result<(u64
         0o400 => libc::O_RDONLY,
         _ => libc::O_RDWR,
     };
-    let id = table.special(&link, target.as_os_str().as_bytes())?;
+    let id = table.special(pid, &link, target.as_os_str().as_bytes())?;
     // Through a descriptor that may write, even a mapping that only reads would keep restore from sealing the file.
     let is_sealed = is_memory_file(vma) && table.is_sealed_against_writes(vma.inode);
     let fdflags = if is_sealed { libc::O_RDONLY } else { fdflags };

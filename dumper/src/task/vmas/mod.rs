@@ -18,7 +18,7 @@ use crate::error::DumpError;
 use crate::procfs::maps::Vma;
 use crate::refusal::{Findings, Subject};
 
-pub use file::map_file;
+pub use file::{deleted_file, map_file};
 pub use guards::Guards;
 pub use kind::{Kind, classify, is_memory_file};
 
