@@ -9,6 +9,7 @@
 //! pages go out on reader threads while everything else is collected.
 
 use std::fs::File;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -65,7 +66,9 @@ pub fn dump(options: &Options) -> Result<Report, DumpError> {
     let begun = Instant::now();
     let mut steps = Steps::default();
     let host = prepare(options, &mut steps)?; //                                 0-13: nothing is touched
-    let copied = copy(options, &host, &mut steps);
+    // A fault of our own undoes everything that was done, where it is dropped; the server is still to be told.
+    let copied = panic::catch_unwind(AssertUnwindSafe(|| copy(options, &host, &mut steps)));
+    let copied = copied.unwrap_or(Err(DumpError::OwnFault { pid: host.root.pid }));
     let (rounds, sealed, ended) = host.target.given_up_unless(copied)?;
     Ok(report(&host, rounds, sealed, ended, begun.elapsed()))
 }

@@ -2,14 +2,17 @@
 //!
 //! The signals are blocked in every thread, and one thread waits for them. The first one asks: the flow looks at its
 //! safe points ([`check`]) and undoes what was done, as after any failure. A second one ends the dumper at once, which
-//! the process survives too. From `restore-sent` to the end of the hand-over no signal ends the dumper: the source then
-//! lies frozen, and whoever wants it otherwise is told the command that decides. Signals that were ignored when the
+//! the process survives too. From the freeze that outlives us to the end of the hand-over no signal ends the dumper: the
+//! first one gives the hand-over up if it still can be, and whoever wants it otherwise is told the command that decides.
+//! Signals that were ignored when the
 //! dumper was started (nohup) stay ignored. A child must not inherit the block: see [`crate::sys::child`].
 
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicI32, Ordering};
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
@@ -20,8 +23,10 @@ const SIGNALS: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
 
 /// The first signal that came, 0 before.
 static ASKED: AtomicI32 = AtomicI32::new(0);
-/// The session whose source lies frozen until the hand-over ends.
+/// What is to be said of a signal while none ends the dumper.
 static HELD: Mutex<Option<String>> = Mutex::new(None);
+/// The process will not run on here any more, whatever comes.
+static IS_SETTLED: AtomicBool = AtomicBool::new(false);
 
 /// A signal asked the dumper to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -59,18 +64,19 @@ pub fn listen() -> io::Result<()> {
 
 fn take(signal: Signal) {
     let is_first = ASKED.compare_exchange(0, signal as i32, Ordering::SeqCst, Ordering::SeqCst).is_ok();
-    if let Some(session) = held().clone() {
-        return say(&format!(
-            "{signal}: the source lies frozen for the hand-over of session {session}, which is brought to its end; \
-             if this godwit is killed, `godwit session resolve {session}` (with the same --state-dir) decides"
-        ));
+    // A statement of its own, so that the lock is free again: whoever ends a hand-over takes it.
+    let told = held().clone();
+    if let Some(told) = told {
+        return say_unless_full(&format!("{signal}: {told}"));
     }
     if is_first {
-        return say(&format!(
-            "{signal}: everything is being undone, and the process runs on; a second one ends godwit at once"
-        ));
+        let what = match IS_SETTLED.load(Ordering::SeqCst) {
+            true => "it is too late to undo anything, and godwit is about to end",
+            false => "everything is being undone, and the process runs on",
+        };
+        return say_unless_full(&format!("{signal}: {what}; a second one ends godwit at once"));
     }
-    say(&format!("{signal} once more: ended at once"));
+    say_unless_full(&format!("{signal} once more: ended at once"));
     // Under the lock, so that no hand-over begins between the look and the end.
     let held = held();
     if held.is_none() {
@@ -98,15 +104,25 @@ pub fn check() -> Result<(), Interrupted> {
     asked().map_or(Ok(()), Err)
 }
 
-/// From here on no signal ends the dumper, until the value is dropped.
+/// From here on no signal ends the dumper, until the value is dropped. Whoever sends one is told `told`.
 ///
 /// # Errors
 /// When a signal asked for the end before.
-pub fn hold(session: &str) -> Result<Held, Interrupted> {
+pub fn hold(told: String) -> Result<Held, Interrupted> {
     let mut held = held();
     check()?;
-    *held = Some(session.to_owned());
+    *held = Some(told);
     Ok(Held(()))
+}
+
+/// Whether no signal ends the dumper at present.
+pub fn is_held() -> bool {
+    held().is_some()
+}
+
+/// The process is dead, stopped or left to `session resolve`: nobody may be told any more that it runs on.
+pub fn settle() {
+    IS_SETTLED.store(true, Ordering::SeqCst);
 }
 
 /// While it lives no signal ends the dumper.
@@ -116,6 +132,18 @@ pub struct Held(());
 impl Drop for Held {
     fn drop(&mut self) {
         *held() = None;
+    }
+}
+
+/// As [`say`], or not at all where nobody reads: the thread that takes the signals must not wait for a reader.
+fn say_unless_full(text: &str) {
+    let stderr = io::stderr();
+    let mut wanted = [PollFd::new(stderr.as_fd(), PollFlags::POLLOUT)];
+    let has_room = poll(&mut wanted, PollTimeout::ZERO).is_ok_and(|ready| ready > 0);
+    if has_room {
+        // Past the lock of the standard library, which a thread that waits for a reader keeps. One write of less than
+        // a page: a pipe that has room takes it whole.
+        let _ = nix::unistd::write(stderr.as_fd(), format!("godwit: {text}\n").as_bytes());
     }
 }
 

@@ -211,6 +211,125 @@ fn a_second_signal_ends_it_at_once_and_the_victim_runs() {
     assert_eq!(victim.check(), Verdict::Ok);
 }
 
+/// A local dump that ends the process is no exception: whoever was told that it runs on finds it running.
+#[test]
+fn a_signal_behind_the_seal_of_a_local_dump_kills_nothing() {
+    require!("root", "cc");
+    let scene = Scene::new("local");
+    let mut victim = Victim::start(&scene, "threads", &[]);
+    for more in [&[][..], &["--leave-stopped"]] {
+        let images = scene.subdir(&format!("images{}", more.len()));
+        let pid = victim.pid.to_string();
+        let args = ["dump", "--pid", &pid, "--images-dir", images.to_str().unwrap()];
+        let mut command = godwit_command(&scene, &args);
+        command.args(more);
+        let finished = interrupted_at(command, &scene, "mid.finish.sealed", Signal::SIGTERM);
+        assert_eq!(finished.code(), Some(143), "{more:?}: {finished}");
+        victim.expect_untouched();
+        expect_runs(victim.pid);
+    }
+    assert_eq!(victim.check(), Verdict::Ok);
+}
+
+/// The lasting freeze would outlive a dumper that a second signal ends.
+#[test]
+fn impatience_within_the_lasting_freeze_leaves_nothing_frozen() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    let scene = Scene::new("impatient");
+    let server = Server::start(&scene, CriuVersion::V4_2);
+    let mut victim = Victim::start(&scene, "threads", &[]);
+    for point in ["source.after.freezing", "mid.freezer.frozen", "source.before.restore-sent"] {
+        let log = scene.dir().join("fault");
+        let _ = std::fs::remove_file(&log);
+        let mut command = godwit_command(&scene, &migrate_args(victim.pid, &server, &["--max-rounds", "1"]));
+        command.env("GODWIT_FAULT", format!("{point}:delay-400@1")).env("GODWIT_FAULT_LOG", &log);
+        let running = Running::start(command);
+        eventually("the point is reached", Duration::from_secs(20), || log.exists());
+        for _ in 0..3 {
+            send(&running, Signal::SIGTERM);
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let finished = running.finish(product::GODWIT_LIMIT);
+        assert_eq!(finished.code(), Some(143), "{point}: {finished}");
+        victim.expect_untouched();
+        expect_runs(victim.pid);
+        assert_eq!(cgroups_left(&scene), Vec::<std::path::PathBuf>::new(), "{point}");
+    }
+    assert_eq!(victim.check(), Verdict::Ok);
+}
+
+/// The source is dead before the destination restores it: a signal that comes then may not stop the only way on.
+#[test]
+fn a_signal_does_not_stop_the_restore_of_a_source_that_was_killed_first() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    let scene = Scene::new("killed-first");
+    let server = Server::start(&scene, CriuVersion::V4_2);
+    let mut victim = Victim::start(&scene, "locks", &[]);
+    let command = godwit_command(&scene, &migrate_args(victim.pid, &server, &["--max-rounds", "1"]));
+    let finished = interrupted_at(command, &scene, "source.after.killed", Signal::SIGTERM);
+    assert!(finished.ok(), "{finished}");
+    victim.expect_killed();
+    assert_eq!(moved::copy(&scene, &victim, &finished).check(&victim), Verdict::Ok);
+}
+
+/// Whoever sent a signal still gets an answer over a new link when the first one breaks.
+#[test]
+fn a_signal_does_not_stop_the_asking_anew() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    let scene = Scene::new("anew");
+    let server = Server::start(&scene, CriuVersion::V4_2);
+    let mut victim = Victim::start(&scene, "threads", &[]);
+    let log = scene.dir().join("fault");
+    let mut command = godwit_command(&scene, &migrate_args(victim.pid, &server, &["--max-rounds", "1"]));
+    command.env("GODWIT_FAULT", "source.after.killed:delay-400@1,client.send.after.Commit:cut@1");
+    command.env("GODWIT_FAULT_LOG", &log);
+    let running = Running::start(command);
+    eventually("the point is reached", Duration::from_secs(20), || log.exists());
+    send(&running, Signal::SIGTERM);
+    let finished = running.finish(product::GODWIT_LIMIT);
+    let fired = std::fs::read_to_string(&log).unwrap();
+    assert!(fired.contains("client.send.after.Commit cut"), "{fired}: {finished}");
+    assert!(finished.ok(), "{finished}");
+    victim.expect_killed();
+    assert_eq!(moved::copy(&scene, &victim, &finished).check(&victim), Verdict::Ok);
+}
+
+/// A reader of standard error that has gone to sleep stops neither the signals nor the hand-over.
+#[test]
+fn a_full_standard_error_stops_nothing() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    let scene = Scene::new("full");
+    let server = Server::start(&scene, CriuVersion::V4_2);
+    let victim = Victim::start(&scene, "threads", &[]);
+    let (_reader, writer) = nix::unistd::pipe().unwrap();
+    let flags = |flags| nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
+    flags(nix::fcntl::OFlag::O_NONBLOCK);
+    while nix::unistd::write(&writer, &[b'.'; 4096]).is_ok() {}
+    flags(nix::fcntl::OFlag::empty());
+    let log = scene.dir().join("fault");
+    let mut command = godwit_command(&scene, &migrate_args(victim.pid, &server, &["--max-rounds", "1"]));
+    command.env("GODWIT_FAULT", "source.after.committing:delay-400@1").env("GODWIT_FAULT_LOG", &log);
+    command.env("RUST_LOG", "off").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::from(writer));
+    let mut child = command.spawn().unwrap();
+    let mut status = None;
+    let mut signals = 0;
+    let until = std::time::Instant::now() + Duration::from_secs(40);
+    while status.is_none() && std::time::Instant::now() < until {
+        if log.exists() && signals < 2 {
+            let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGTERM);
+            signals += 1;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+        status = child.try_wait().unwrap();
+    }
+    // Nothing where it has ended.
+    let _ = child.kill();
+    let _ = child.wait();
+    assert_eq!((status.map(|status| status.success()), signals), (Some(true), 2));
+    assert_eq!(moved::copies(&scene, &victim).len(), 1);
+    scene.sweep();
+}
+
 #[test]
 fn what_was_ignored_stays_ignored_and_scripts_start_with_no_signal_blocked() {
     require!("root", "cc");

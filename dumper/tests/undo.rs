@@ -447,3 +447,35 @@ fn a_panic_within_the_hand_over_names_the_command_that_decides() {
         assert_eq!(victim.check(), Verdict::Ok, "{point}");
     }
 }
+
+/// Nobody is told that the process runs on as it was where that is not known, or not so.
+#[test]
+fn a_panic_of_which_the_journal_knows_more_is_not_called_undone() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    let scene = Scene::new("undo-unknown");
+    let server = Server::start(&scene, CriuVersion::V4_2);
+    let migrate = |victim: &Victim, fault: &str| {
+        let mut command = godwit_command(&scene, &migrate_args(victim.pid, &server, &["--max-rounds", "1"]));
+        command.env("GODWIT_FAULT", fault).env("RUST_BACKTRACE", "0");
+        let finished = support::run(command, product::GODWIT_LIMIT);
+        assert_eq!(finished.code(), Some(4), "{fault}: {finished}");
+        assert!(finished.stderr.contains("godwit session resolve"), "{fault}: {finished}");
+        assert!(!finished.stderr.contains("runs on as it was"), "{fault}: {finished}");
+        finished
+    };
+    let mut victim = Victim::start(&scene, "threads", &[]);
+    let before = State::of(victim.pid, Busy::Still);
+    // The freeze is not known to be undone.
+    let finished = migrate(&victim, "source.before.restore-sent:panic@1,mid.freezer.thawed:error@1");
+    let listed = godwit(&scene, &["session", "list", "--json"]).expect_ok();
+    let id = finished.stderr.split("godwit session resolve ").nth(1).and_then(|rest| rest.split('`').next());
+    let id = id.unwrap_or_else(|| panic!("no command is named: {finished}\n{listed}"));
+    godwit(&scene, &["session", "resolve", id]).expect_ok();
+    before.again(victim.pid, Busy::Still).unwrap_or_else(|what| panic!("{what}\n{finished}"));
+    expect_runs(victim.pid);
+    assert_eq!(cgroups_left(&scene), Vec::<PathBuf>::new());
+    // It runs at the destination already.
+    migrate(&victim, "source.after.released:panic@1");
+    victim.expect_killed();
+    scene.sweep();
+}

@@ -19,7 +19,6 @@
 
 pub mod freezer;
 
-use std::any::Any;
 use std::io;
 use std::os::fd::AsFd;
 use std::panic::{self, AssertUnwindSafe};
@@ -71,6 +70,13 @@ pub fn end(
     cgroup: &str,
     has_locks: bool,
 ) -> Result<HandedOver, DumpError> {
+    // Behind the last safe point of the dump: from here on what was asked for is done.
+    let hold = |what: &str| {
+        interrupt::hold(format!(
+            "the images are whole, and process {} is being {what}, as asked for",
+            root.pid
+        ))
+    };
     let run_on = |frozen: Frozen| -> Result<HandedOver, DumpError> {
         frozen.thaw()?;
         Ok(HandedOver { restored_pid: None, running_at: Some(Instant::now()) })
@@ -79,11 +85,15 @@ pub fn end(
         return match options.afterwards {
             Afterwards::Run => run_on(frozen),
             Afterwards::Stop => {
+                let _held = hold("stopped")?;
                 signal(root, libc::SIGSTOP)?;
+                interrupt::settle();
                 run_on(frozen)
             }
             Afterwards::Kill => {
+                let _held = hold("killed")?;
                 signal(root, libc::SIGKILL)?;
+                interrupt::settle();
                 drop(frozen);
                 Ok(HandedOver::default())
             }
@@ -95,8 +105,10 @@ pub fn end(
             return run_on(frozen);
         }
         Afterwards::Stop => {
+            let _held = hold("stopped")?;
             target.close()?;
             signal(root, libc::SIGSTOP)?;
+            interrupt::settle();
             return run_on(frozen);
         }
         Afterwards::Kill => {}
@@ -116,7 +128,7 @@ pub fn end(
         return Err(refuse_kill_first(root.pid));
     }
     let work = || if options.restore { hand_over.restore() } else { hand_over.kill() };
-    let outcome = panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|fault| hand_over.after(fault));
+    let outcome = panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| hand_over.after_fault());
     if !options.restore
         && outcome.is_ok()
         && let Err(error) = target.close()
@@ -215,16 +227,19 @@ impl HandOver<'_> {
         Ok(HandedOver::default())
     }
 
-    /// A fault of our own. Before the destination was asked it was undone where it was passed; later the journals decide.
-    fn after(&self, fault: Box<dyn Any + Send>) -> Result<HandedOver, DumpError> {
-        let records = journal::read(&self.state_dir, &self.session_id()).unwrap_or_default();
-        let state = Summary::of(&records).state;
-        match state {
-            Some(Event::RestoreSent | Event::Committing | Event::Killed) => {
-                Err(self.undecided("godwit itself is at fault (its words stand above)".to_owned()))
+    /// A fault of our own. Before the destination was asked it was undone where it was passed; later the journals
+    /// decide. Only a journal that says that nothing holds the process lets it be said to run.
+    fn after_fault(&self) -> Result<HandedOver, DumpError> {
+        let own = "godwit itself is at fault (its words stand above)";
+        Err(match journal::read(&self.state_dir, &self.session_id()) {
+            Ok(records) => match Summary::of(&records).state {
+                None | Some(Event::Open | Event::Thawed) => DumpError::OwnFault { pid: self.root.pid },
+                Some(state) => self.undecided(format!("{own}, and its journal says {}", state.word())),
+            },
+            Err(error) => {
+                self.undecided(format!("{own}, and its journal cannot be read ({})", chain(&error)))
             }
-            _ => panic::resume_unwind(fault),
-        }
+        })
     }
 
     /// Journal first, then the freeze that outlives us.
@@ -240,9 +255,14 @@ impl HandOver<'_> {
         journal.append(Event::Open, Facts { text, ..self.facts() })?;
         let token = journal.current_token()?;
         point("source.before.freezing", &id)?;
+        // Whoever ends us from here on leaves a process that lies still.
+        let signals = interrupt::hold(format!(
+            "the hand-over of session {id} has begun; it is given up if that is still possible, and brought to its \
+             end otherwise; if this godwit is killed, `godwit session resolve {id}` (with the same --state-dir) decides"
+        ))?;
         let hold = Facts { cgroup: Some(freezer.hold().to_record()), ..Facts::default() };
         journal.append(Event::Freezing, hold)?;
-        let mut held = Held { journal, freezer, token, id, signals: None };
+        let mut held = Held { journal, freezer, token, id, _signals: signals };
         let frozen = point("source.after.freezing", &held.id).and_then(|()| Ok(held.freezer.freeze()?));
         match frozen {
             Ok(()) => Ok(held),
@@ -276,8 +296,8 @@ impl HandOver<'_> {
         if let Err(error) = point("source.before.restore-sent", &id) {
             return Err(held.thaw_because(error));
         }
-        if let Err(error) = held.hold_signals() {
-            return Err(held.thaw_because(error));
+        if let Err(interrupted) = interrupt::check() {
+            return Err(held.thaw_because(interrupted.into()));
         }
         if let Err(error) = held.note(Event::RestoreSent, Facts::default()) {
             return Err(held.thaw_because(error));
@@ -337,7 +357,7 @@ impl HandOver<'_> {
     fn kill_then_restore(&self, held: &mut Held) -> Result<HandedOver, DumpError> {
         held.commit_to_forward(self, false)?;
         held.kill(self)?;
-        match self.sink.link().restore() {
+        match self.sink.link().restore_the_dead() {
             Ok(restored) => {
                 let first = self.commit(held);
                 self.release(held, first, restored.pid)
@@ -399,6 +419,7 @@ impl HandOver<'_> {
     }
 
     fn undecided(&self, why: String) -> DumpError {
+        interrupt::settle();
         DumpError::Undecided { session: self.session_id(), why }
     }
 
@@ -431,7 +452,7 @@ struct Held {
     token: u64,
     id: String,
     /// While it is there no signal ends us.
-    signals: Option<interrupt::Held>,
+    _signals: interrupt::Held,
 }
 
 impl Drop for Held {
@@ -450,11 +471,6 @@ impl Drop for Held {
 }
 
 impl Held {
-    fn hold_signals(&mut self) -> Result<(), DumpError> {
-        self.signals = Some(interrupt::hold(&self.id)?);
-        Ok(())
-    }
-
     fn note(&mut self, event: Event, facts: Facts) -> Result<(), DumpError> {
         self.journal.append(event, facts)?;
         Ok(())
@@ -470,6 +486,7 @@ impl Held {
     /// Lets the source run on, and hands the cause back. Our own stop is still to be lifted by the caller.
     fn thaw_because(&mut self, cause: DumpError) -> DumpError {
         if let Err(error) = self.freezer.thaw() {
+            interrupt::settle();
             return DumpError::Undecided {
                 session: self.id.clone(),
                 why: format!("{cause}; and the freeze could not be undone ({error})"),
@@ -486,7 +503,7 @@ impl Held {
     /// destination was asked to restore, so that it must give its copy up before the source may run on.
     fn commit_to_forward(&mut self, of: &HandOver<'_>, was_asked: bool) -> Result<(), DumpError> {
         let now = match point("source.before.committing", &self.id)
-            .and_then(|()| if was_asked { Ok(interrupt::check()?) } else { self.hold_signals() })
+            .and_then(|()| Ok(interrupt::check()?))
             .and_then(|()| Ok(self.journal.current_token()?))
         {
             Ok(token) => token,
@@ -513,6 +530,7 @@ impl Held {
     fn kill(&mut self, of: &HandOver<'_>) -> Result<(), DumpError> {
         let undecided = |error: String| of.undecided(format!("the frozen source was given up: {error}"));
         self.freezer.kill().map_err(|error| undecided(chain(&error)))?;
+        interrupt::settle();
         point("source.before.killed", &self.id).map_err(|error| undecided(chain(&error)))?;
         if let Err(error) = self.note(Event::Killed, Facts::default()) {
             // The journal says `committing`, and a source that is gone counts as killed: only forward.

@@ -236,18 +236,24 @@ fn hear(ears: &mut ControlReceiver<ToClient>) -> Option<Heard> {
 }
 
 impl Inner {
-    /// Asks and waits for the answer.
+    /// Asks and waits for the answer. What undoes or ends a hand-over is waited for in any case.
     fn call(&self, request: Request, limit: Duration) -> Result<Reply, LinkError> {
-        let name = request.name();
-        // What undoes or ends a hand-over is waited for in any case.
-        let is_patient = matches!(
-            request,
+        let is_patient = match request {
             Request::Commit(_)
-                | Request::Abort(_)
-                | Request::Resolve(_)
-                | Request::Close(_)
-                | Request::Abandon { .. }
-        );
+            | Request::Abort(_)
+            | Request::Resolve(_)
+            | Request::Close(_)
+            | Request::Abandon { .. } => true,
+            // Within a hand-over a new link is made only to undo or end it.
+            Request::Hello(_) => interrupt::is_held(),
+            _ => false,
+        };
+        self.call_as(request, limit, is_patient)
+    }
+
+    /// As [`Inner::call`]; a patient caller waits also after a signal asked for the end.
+    fn call_as(&self, request: Request, limit: Duration, is_patient: bool) -> Result<Reply, LinkError> {
+        let name = request.name();
         let ticket = self.send(request)?;
         let deadline = Instant::now() + limit;
         let mut inbox = self.inbox();

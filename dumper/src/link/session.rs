@@ -38,7 +38,20 @@ impl Link {
     /// [`LinkError::RestoreFailed`]: nothing of it is left, the source may run on. After any other error but
     /// [`LinkError::Session`] the server's state is not known: ask for [`Link::abort`], or resolve later.
     pub fn restore(&self) -> Result<Restored, LinkError> {
-        let reply = self.inner.call(Request::Restore(Restore {}), self.inner.options.limits.restore)?;
+        self.restore_as(false)
+    }
+
+    /// As [`Link::restore`], for a source that is dead already: waits also after a signal asked for the end.
+    ///
+    /// # Errors
+    /// As [`Link::restore`], but for the source.
+    pub fn restore_the_dead(&self) -> Result<Restored, LinkError> {
+        self.restore_as(true)
+    }
+
+    fn restore_as(&self, is_patient: bool) -> Result<Restored, LinkError> {
+        let limit = self.inner.options.limits.restore;
+        let reply = self.inner.call_as(Request::Restore(Restore {}), limit, is_patient)?;
         match reply {
             Reply::Restored(restored) => Ok(restored),
             Reply::RestoreFailed(failed) => Err(LinkError::RestoreFailed {
