@@ -76,7 +76,7 @@ pub fn dump(options: &Options) -> Result<Report, DumpError> {
 fn copy(options: &Options, host: &Host, steps: &mut Steps) -> Result<(Rounds, SealedSet, Ended), DumpError> {
     let mut rounds = predump(options, host)?; //                                 while it runs: list, send, seal
     let frozen = freeze(options, host, steps)?; //                               14-15: drop = it runs on
-    let collected = collect(options, host, &frozen, steps)?; //                           15b-20b
+    let collected = collect(options, host, &frozen, steps)?; //                  15b-20b
     let dumped = dump_task(options, host, &frozen, collected, &mut rounds, steps)?; // 21
     let sealed = finish(options, host, &frozen, dumped, steps)?; //              22-33
     let ended = hand_over(options, host, frozen, &sealed)?; //                   kill, run on or stop
@@ -91,8 +91,8 @@ pub fn pre_dump(options: &Options) -> Result<Report, DumpError> {
     let begun = Instant::now();
     let mut steps = Steps::default();
     let host = prepare(options, &mut steps)?;
-    let rounds = predump(options, &host)?;
-    host.target.close()?;
+    let rounds = predump(options, &host).and_then(|rounds| host.target.close().map(|()| rounds));
+    let rounds = host.target.given_up_unless(rounds)?;
     Ok(report(&host, rounds, SealedSet::default(), Ended::default(), begun.elapsed()))
 }
 

@@ -209,6 +209,12 @@ impl Link {
     pub fn facts(&self) -> quic::SocketFacts {
         self.inner.connection.facts()
     }
+
+    /// Ends the link, and waits until the server had a fair chance to hear of it. Dropping the link does the same, but
+    /// where another thread has it for a moment longer than the program lives.
+    pub fn hang_up(&self) {
+        self.inner.connection.hang_up(Code::Done, "");
+    }
 }
 
 /// Tells those who wait when the reader ends, for whatever reason: nothing more will come.

@@ -141,7 +141,8 @@ impl Target {
     }
 
     /// Passes an outcome on. After a failure that left the process running here, the server is told that a set it has
-    /// sealed is no copy of it any more: it would keep that for a hand-over which never comes.
+    /// sealed is no copy of it any more: it would keep that for a hand-over which never comes. After any failure it is
+    /// told that nothing more comes.
     ///
     /// # Errors
     /// The outcome's own.
@@ -155,6 +156,9 @@ impl Target {
             && let Err(error) = sink.link().abort("the dump was given up")
         {
             tracing::info!(%error, "the page server does not know that the dump was given up");
+        }
+        if let (Target::Remote(sink), Err(_)) = (self, &outcome) {
+            sink.link().hang_up();
         }
         outcome
     }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::QuicClientConfig;
@@ -36,6 +36,9 @@ const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const BACKLOG: usize = 64;
 /// How long a closing endpoint waits until its peers have heard of it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
+/// How long a link that hangs up may still send what was written before, and how often it is looked at.
+const SETTLE_LIMIT: Duration = Duration::from_millis(400);
+const SETTLE_LOOK: Duration = Duration::from_millis(30);
 
 /// Settings of a link.
 #[derive(Clone, Debug)]
@@ -328,8 +331,18 @@ impl Connection {
     }
 
     /// Closes it, and waits until the peer had a fair chance to hear of it: a program that ends at once takes the word
-    /// with it.
+    /// with it. What was written before is let out first, for a short while: quinn holds the word back where the
+    /// congestion window is full of it, and then never says it.
     pub fn hang_up(&self, code: Code, text: &str) {
+        let deadline = Instant::now() + SETTLE_LIMIT;
+        let mut sent = 0;
+        while !self.is_closed() && Instant::now() < deadline {
+            let before = std::mem::replace(&mut sent, self.stats().sent_bytes);
+            if before == sent {
+                break;
+            }
+            std::thread::sleep(SETTLE_LOOK);
+        }
         self.core.close(code, text);
     }
 
