@@ -117,7 +117,8 @@ fn guards_are_kept_where_criu_4_2_restores_and_lost_by_name_elsewhere() {
         let args: &[&str] = if is_lost { &["lost"] } else { &[] };
         let mut victim = Victim::start(&scene, "guards", args);
         if victim.log().contains("NOTE no guards in anonymous") {
-            println!("this kernel has no guards");
+            eprintln!("SKIP guards: this kernel has none (Linux 6.13)");
+            assert!(std::env::var("GODWIT_REQUIRE").as_deref() != Ok("all"), "a required test cannot run");
             return;
         }
         let images = scene.subdir("guarded");
