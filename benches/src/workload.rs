@@ -1,5 +1,7 @@
 //! Memory to measure with: what it holds decides what compression and zero tests are worth.
 
+pub mod hot_set;
+
 /// What fills the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Content {
