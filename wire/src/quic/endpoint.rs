@@ -392,6 +392,10 @@ impl Connection {
         }
     }
 
+    pub(super) fn inner(&self) -> &quinn::Connection {
+        &self.inner
+    }
+
     pub(super) fn side(&self) -> Side {
         self.core.side
     }

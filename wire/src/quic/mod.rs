@@ -9,6 +9,8 @@
 mod endpoint;
 mod error;
 pub mod keys;
+#[doc(hidden)]
+pub mod raw;
 mod socket;
 mod streams;
 mod tls;

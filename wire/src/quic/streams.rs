@@ -199,6 +199,12 @@ impl LaneSender {
     pub fn finish(&mut self) {
         let _ = self.stream.finish();
     }
+
+    /// Waits until the server has read all of a finished lane.
+    #[doc(hidden)]
+    pub fn wait_taken(&self) {
+        let _ = self.connection.handle().block_on(self.stream.stopped());
+    }
 }
 
 /// The server's end of a lane.
