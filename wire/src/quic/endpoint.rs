@@ -375,6 +375,12 @@ impl Connection {
         leaf.map_or_else(String::new, |hash| hash.as_str()[..32].to_owned())
     }
 
+    /// The connection itself and the runtime that drives it: what the settings are worth without anything above them.
+    #[doc(hidden)]
+    pub fn raw(&self) -> (quinn::Connection, tokio::runtime::Handle) {
+        (self.inner.clone(), self.core.handle.clone())
+    }
+
     /// What the socket can do.
     pub fn facts(&self) -> SocketFacts {
         self.core.facts
