@@ -96,6 +96,7 @@ fn fill_of(header: &FrameHeader, payload: Payload) -> Fill {
         Payload::Data(bytes) => Content::Data(bytes),
         Payload::Zero => Content::Zero { pages: header.pages },
         Payload::Same(hashes) => Content::Same { hashes },
+        Payload::Delta { bases, difference } => Content::Delta { bases, difference },
     };
     Fill { round: header.round, pages_id: header.pages_id, first_slot: header.first_slot, content }
 }

@@ -1,6 +1,7 @@
 //! What can go wrong between the two programs, told apart by who is at fault, and the table of codes.
 
 use crate::codec::Truncated;
+use crate::frame::Codec;
 
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal;)+) => {
@@ -137,13 +138,15 @@ pub enum Malformed {
         /// As announced.
         header: u32,
     },
-    /// An lz4 block does not decompress to the announced pages.
-    #[error("the lz4 block of the frame at slot {first_slot} of pages-{pages_id}.img is broken: {why}")]
-    Lz4 {
+    /// What is packed does not unpack to the announced pages.
+    #[error("the {codec:?} payload of the frame at slot {first_slot} of pages-{pages_id}.img is broken: {why}")]
+    Packed {
         /// The frame's pages file.
         pages_id: u32,
         /// The frame's first slot.
         first_slot: u64,
+        /// How it is packed.
+        codec: Codec,
         /// What is wrong with it.
         why: String,
     },

@@ -1,10 +1,12 @@
 //! Page lanes: the join message and the frames, byte by byte (layout in PROTOCOL.md).
 
-use bytes::{BufMut, Bytes};
+use bytes::BufMut;
 
-use crate::codec::{Reader, Truncated};
+use crate::codec::Reader;
 use crate::error::Malformed;
 use crate::plan::{EXTENT_SLOTS, PAGE_SIZE};
+
+pub use crate::payload::{Method, Packer, Payload, ShortHash, same_payload};
 
 /// First four bytes of a lane: "GDWJ".
 pub const JOIN_MAGIC: u32 = 0x4a57_4447;
@@ -134,16 +136,20 @@ byte_enum! {
         Zero = 1,
         /// The pages are those of the base round.
         Same = 2,
+        /// What the pages differ in from those of the base round.
+        Delta = 3,
     }
 }
 
 byte_enum! {
-    /// How the payload of a DATA frame is packed.
+    /// How the pages of a DATA or DELTA frame are packed.
     Codec, "frame codec" {
-        /// As it is.
+        /// As they are.
         Raw = 0,
         /// One lz4 block.
         Lz4 = 1,
+        /// One zstd frame.
+        Zstd = 2,
     }
 }
 
@@ -245,85 +251,29 @@ impl FrameHeader {
         )?;
         bound("frame first slot", self.first_slot, u64::MAX - EXTENT_SLOTS)?;
         let length = u64::from(self.length);
+        let hashes = pages * SAME_HASH_LEN as u64;
         match (self.kind, self.codec) {
             (Kind::Data, Codec::Raw) => expect("length of a raw frame", length, pages * PAGE_SIZE),
-            (Kind::Data, Codec::Lz4) => bound("length of an lz4 frame", length, pages * PAGE_SIZE - 1),
-            (Kind::Zero, Codec::Raw) => expect("length of a zero frame", length, 0),
-            (Kind::Same, Codec::Raw) => {
-                expect("length of a same frame", length, pages * SAME_HASH_LEN as u64)
+            (Kind::Data, Codec::Lz4 | Codec::Zstd) => {
+                bound("length of a packed frame", length, pages * PAGE_SIZE - 1)
             }
-            (_, Codec::Lz4) => Err(Malformed::Value { what: "codec of a frame without data", value: 1 }),
-        }
-    }
-
-    /// Checks the payload against the header and unpacks it.
-    ///
-    /// # Errors
-    /// [`Malformed`] when its length or checksum differs, or its lz4 block does not give exactly the pages.
-    pub fn unpack(&self, payload: Bytes) -> Result<Payload, Malformed> {
-        expect("length of the payload", payload.len() as u64, u64::from(self.length))?;
-        let found = crc32fast::hash(&payload);
-        if found != self.checksum {
-            let (pages_id, first_slot) = (self.pages_id, self.first_slot);
-            return Err(Malformed::Checksum { pages_id, first_slot, found, header: self.checksum });
-        }
-        match (self.kind, self.codec) {
-            (Kind::Zero, _) => Ok(Payload::Zero),
-            (Kind::Same, _) => Ok(Payload::Same(hashes(&payload)?)),
-            (Kind::Data, Codec::Raw) => Ok(Payload::Data(payload)),
-            (Kind::Data, Codec::Lz4) => self.decompress(&payload).map(Payload::Data),
-        }
-    }
-
-    fn decompress(&self, block: &[u8]) -> Result<Bytes, Malformed> {
-        let mut pages = vec![0; self.pages as usize * PAGE_SIZE as usize];
-        let broken =
-            |why: String| Malformed::Lz4 { pages_id: self.pages_id, first_slot: self.first_slot, why };
-        match lz4_flex::block::decompress_into(block, &mut pages) {
-            Ok(length) if length == pages.len() => Ok(pages.into()),
-            Ok(length) => Err(broken(format!("it gives {length} bytes instead of {}", pages.len()))),
-            Err(why) => Err(broken(why.to_string())),
+            (Kind::Zero, Codec::Raw) => expect("length of a zero frame", length, 0),
+            (Kind::Same, Codec::Raw) => expect("length of a same frame", length, hashes),
+            (Kind::Delta, Codec::Lz4 | Codec::Zstd) if length <= hashes => {
+                Err(Malformed::Value { what: "length of a delta frame", value: length })
+            }
+            (Kind::Delta, Codec::Lz4 | Codec::Zstd) => {
+                bound("length of a delta frame", length, pages * PAGE_SIZE - 1)
+            }
+            (Kind::Zero | Kind::Same, codec) => {
+                Err(Malformed::Value { what: "codec of a frame without pages", value: codec as u64 })
+            }
+            (Kind::Delta, Codec::Raw) => Err(Malformed::Value { what: "codec of a delta frame", value: 0 }),
         }
     }
 }
 
-/// An unpacked payload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Payload {
-    /// The bytes of the pages.
-    Data(Bytes),
-    /// Pages of zeros.
-    Zero,
-    /// The hash of each page.
-    Same(Vec<[u8; SAME_HASH_LEN]>),
-}
-
-/// Bytes of a block that are tried first when it is packed.
-const PROBE_LEN: usize = 4096;
-/// A packed block is worth it when it is smaller than this many 256ths of itself: unpacking costs too.
-const WORTH_256THS: usize = 230;
-
-/// Packs the data of a frame by lz4 if it shrinks; a block whose first page does not is not tried further.
-pub fn pack(block: &Bytes) -> (Codec, Bytes) {
-    let shrank = |raw: usize, packed: usize| packed * 256 <= raw * WORTH_256THS;
-    if block.len() > PROBE_LEN && !shrank(PROBE_LEN, lz4_flex::block::compress(&block[..PROBE_LEN]).len()) {
-        return (Codec::Raw, block.clone());
-    }
-    let packed = lz4_flex::block::compress(block);
-    if shrank(block.len(), packed.len()) { (Codec::Lz4, packed.into()) } else { (Codec::Raw, block.clone()) }
-}
-
-/// The payload of a SAME frame.
-pub fn same_payload(hashes: &[[u8; SAME_HASH_LEN]]) -> Bytes {
-    Bytes::from(hashes.concat())
-}
-
-fn hashes(payload: &[u8]) -> Result<Vec<[u8; SAME_HASH_LEN]>, Truncated> {
-    let mut reader = Reader::new(payload);
-    (0..payload.len() / SAME_HASH_LEN).map(|_| reader.array("hash of a page")).collect()
-}
-
-fn expect(what: &'static str, value: u64, expected: u64) -> Result<(), Malformed> {
+pub(crate) fn expect(what: &'static str, value: u64, expected: u64) -> Result<(), Malformed> {
     if value == expected { Ok(()) } else { Err(Malformed::Value { what, value }) }
 }
 

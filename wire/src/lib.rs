@@ -22,7 +22,7 @@
 //! and unknown messages are refused, never ignored. What an old peer would misread is a new version; what it can do
 //! without is a feature bit.
 //!
-//! Reading order: [`version`], [`control`] and [`frame`] (the messages), [`session`] (their order), [`quic`] (how
+//! Reading order: [`version`], [`control`], [`frame`] and [`payload`] (the messages), [`session`] (their order), [`quic`] (how
 //! they travel); [`plan`] (the page list that both sides share), [`image`], [`journal`]; [`error`], [`codec`] and
 //! [`fault`] serve them all.
 #![forbid(unsafe_code)]
@@ -34,6 +34,7 @@ pub mod fault;
 pub mod frame;
 pub mod image;
 pub mod journal;
+pub mod payload;
 pub mod plan;
 pub mod quic;
 pub mod session;

@@ -12,9 +12,13 @@ pub const VERSIONS: &[u32] = &[1];
 pub const FEATURE_LZ4: u64 = 1 << 0;
 /// Feature bit: frames may say that pages are the same as in the base round.
 pub const FEATURE_SAME: u64 = 1 << 1;
+/// Feature bit: frames may be compressed by zstd.
+pub const FEATURE_ZSTD: u64 = 1 << 2;
+/// Feature bit: frames may say what pages differ in from those of the base round.
+pub const FEATURE_DELTA: u64 = 1 << 3;
 
 /// Every feature bit that this build knows.
-pub const FEATURES: u64 = FEATURE_LZ4 | FEATURE_SAME;
+pub const FEATURES: u64 = FEATURE_LZ4 | FEATURE_SAME | FEATURE_ZSTD | FEATURE_DELTA;
 
 /// What both sides agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

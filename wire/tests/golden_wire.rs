@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use godwit_wire::control::{Envelope, Hello, RoundAccepted, Seal, ToClient, ToServer};
-use godwit_wire::frame::{Codec, FrameHeader, Join, Kind, Payload, Secret, SessionId, pack, same_payload};
+use godwit_wire::frame::{
+    Codec, FrameHeader, Join, Kind, Method, Packer, Payload, Secret, SessionId, same_payload,
+};
 use proptest::prelude::*;
 
 fn hex(bytes: &[u8]) -> String {
@@ -24,6 +26,15 @@ fn header() -> FrameHeader {
     }
 }
 
+fn packed(method: Method, pages: &[u8]) -> Option<Bytes> {
+    let mut room = vec![0; Packer::room_for(pages.len())];
+    let length = Packer::default().pack(method, pages, &mut room)?;
+    room.truncate(length);
+    Some(room.into())
+}
+
+const METHODS: [Method; 4] = [Method::Lz4, Method::Zstd(-7), Method::Zstd(-1), Method::Zstd(19)];
+
 #[test]
 fn lane_bytes() {
     let (session_id, secret) = (SessionId(0x0123_4567_89ab_cdef), Secret([0xaa; 16]));
@@ -40,6 +51,22 @@ fn lane_bytes() {
         "47445746030000000200000001000000fe00000000000000020000000200000020000000ab3d6d7b0000000000000000"
     );
     assert_eq!(FrameHeader::decode(&same.encode()), Ok(same));
+    let zstd = FrameHeader { kind: Kind::Data, ..header() }.with_payload(Codec::Zstd, b"packed").unwrap();
+    assert_eq!(
+        hex(&zstd.encode()),
+        "47445746030000000200000001000000fe0000000000000002000000000200000600000010b4f6210000000000000000"
+    );
+    // The hashes of two pages of the base round, then what the pages differ in: nothing, as one lz4 block.
+    let zeros = [&[0x1f, 0, 1, 0][..], &[0xff; 32], &[7, 0x50], &[0; 5]].concat();
+    let payload = [&[1; 16][..], &[2; 16], &zeros].concat();
+    let delta = FrameHeader { kind: Kind::Delta, ..header() }.with_payload(Codec::Lz4, &payload).unwrap();
+    assert_eq!(
+        hex(&delta.encode()),
+        "47445746030000000200000001000000fe0000000000000002000000030100004b000000786e2ad40000000000000000"
+    );
+    assert_eq!(FrameHeader::decode(&delta.encode()), Ok(delta));
+    let (bases, difference) = (vec![[1; 16], [2; 16]], Bytes::from(vec![0; 8192]));
+    assert_eq!(delta.unpack(payload.into()), Ok(Payload::Delta { bases, difference }));
 }
 
 #[test]
@@ -64,8 +91,13 @@ fn a_frame_stays_within_its_extent_and_its_length_fits_its_kind() {
         FrameHeader { length: 1, ..header() },
         FrameHeader { codec: Codec::Lz4, ..header() },
         FrameHeader { kind: Kind::Same, length: 31, ..header() },
+        FrameHeader { kind: Kind::Same, codec: Codec::Zstd, length: 32, ..header() },
+        FrameHeader { kind: Kind::Delta, codec: Codec::Raw, length: 33, ..header() },
+        FrameHeader { kind: Kind::Delta, codec: Codec::Lz4, length: 32, ..header() },
+        FrameHeader { kind: Kind::Delta, codec: Codec::Zstd, length: 8192, ..header() },
         data(8191, Codec::Raw),
         data(8192, Codec::Lz4),
+        data(8192, Codec::Zstd),
     ] {
         assert!(bad.check().is_err(), "{bad:?}");
         assert!(FrameHeader::decode(&bad.encode()).is_err());
@@ -75,27 +107,46 @@ fn a_frame_stays_within_its_extent_and_its_length_fits_its_kind() {
 #[test]
 fn damaged_payloads_are_noticed() {
     let pages = Bytes::from(b"godwit! ".repeat(1024));
-    let (codec, payload) = pack(&pages);
-    assert_eq!(codec, Codec::Lz4);
-    let frame = FrameHeader { kind: Kind::Data, ..header() }.with_payload(codec, &payload).unwrap();
-    assert_eq!(frame.unpack(payload.clone()), Ok(Payload::Data(pages)));
-    let mut flipped = payload.to_vec();
-    flipped[3] ^= 1;
-    assert!(frame.unpack(flipped.clone().into()).is_err());
-    // With a right checksum the lz4 block itself is checked; one page too few is noticed too.
-    let forged = frame.with_payload(codec, &payload[..payload.len() - 1]).unwrap();
-    assert!(forged.unpack(payload.slice(..payload.len() - 1)).is_err());
-    let short = lz4_flex::block::compress(&[7; 4096]);
-    let forged = frame.with_payload(Codec::Lz4, &short).unwrap();
-    assert!(forged.unpack(short.into()).is_err());
+    for method in METHODS {
+        let (codec, payload) = (method.codec(), packed(method, &pages).unwrap());
+        let frame = FrameHeader { kind: Kind::Data, ..header() }.with_payload(codec, &payload).unwrap();
+        assert_eq!(frame.unpack(payload.clone()), Ok(Payload::Data(pages.clone())));
+        let mut flipped = payload.to_vec();
+        flipped[3] ^= 1;
+        assert!(frame.unpack(flipped.clone().into()).is_err());
+        // With a right checksum the packed pages themselves are checked; one page too few or too many is noticed too.
+        let forged = frame.with_payload(codec, &payload[..payload.len() - 1]).unwrap();
+        assert!(forged.unpack(payload.slice(..payload.len() - 1)).is_err());
+        for other in [4096, 12288] {
+            let other = packed(method, &vec![7; other]).unwrap();
+            let forged = frame.with_payload(codec, &other).unwrap();
+            assert!(forged.unpack(other).is_err(), "{method:?}");
+        }
+        let mut room = vec![0; 4096];
+        assert!(frame.unpack_into(&payload, &mut room).is_err(), "room for one page is none for two");
+    }
 }
 
 #[test]
-fn random_data_is_not_packed() {
+fn random_data_is_not_packed_and_soon_not_tried() {
     let mut noise = vec![0; 1 << 20];
     blake3::Hasher::new().finalize_xof().fill(&mut noise);
-    let noise = Bytes::from(noise);
-    assert_eq!(pack(&noise), (Codec::Raw, noise));
+    assert!(METHODS.iter().all(|method| packed(*method, &noise).is_none()));
+    let (mut packer, mut room) = (Packer::default(), vec![0; Packer::room_for(8192)]);
+    (0..9).for_each(|_| assert_eq!(packer.pack(Method::Lz4, &noise[..4096], &mut room), None));
+    let text = b"godwit! ".repeat(512);
+    let packed: Vec<bool> =
+        (0..16).map(|_| packer.pack(Method::Lz4, &text, &mut room).is_some()).collect();
+    let first = packed.iter().position(|packed| *packed).unwrap();
+    assert!((1..8).contains(&first), "{packed:?}");
+    assert!(packed[first..].iter().all(|packed| *packed), "one that shrinks and all are tried again");
+}
+
+#[test]
+fn a_page_that_does_not_shrink_does_not_keep_the_others_from_it() {
+    let mut pages = b"godwit! ".repeat(1 << 17);
+    blake3::Hasher::new().finalize_xof().fill(&mut pages[..4096]);
+    assert!(METHODS.iter().all(|method| packed(*method, &pages).is_some()));
 }
 
 proptest! {
@@ -108,11 +159,44 @@ proptest! {
     }
 
     #[test]
-    fn any_lz4_block_gives_the_pages_or_an_error(block in proptest::collection::vec(any::<u8>(), 1..4000)) {
-        let frame = FrameHeader { kind: Kind::Data, pages: 1, ..header() };
-        let frame = frame.with_payload(Codec::Lz4, &block).unwrap();
-        if let Ok(Payload::Data(pages)) = frame.unpack(block.into()) {
-            prop_assert_eq!(pages.len(), 4096);
+    fn any_packed_payload_gives_the_pages_or_an_error(
+        mut block in proptest::collection::vec(any::<u8>(), 20..4000),
+        (kind, codec, is_framed) in (0usize..2, 0usize..2, any::<bool>()),
+    ) {
+        let kind = [Kind::Data, Kind::Delta][kind];
+        let codec = [Codec::Lz4, Codec::Zstd][codec];
+        // The first bytes of a zstd frame, which a random block never has.
+        let at = if kind == Kind::Delta { 16 } else { 0 };
+        if is_framed && block.len() > at + 4 {
+            block[at..at + 4].copy_from_slice(&[0x28, 0xb5, 0x2f, 0xfd]);
         }
+        let frame = FrameHeader { kind, pages: 1, ..header() };
+        let frame = frame.with_payload(codec, &block).unwrap();
+        match frame.unpack(block.into()) {
+            Ok(Payload::Data(pages)) => prop_assert_eq!(pages.len(), 4096),
+            Ok(Payload::Delta { bases, difference }) => {
+                prop_assert_eq!((bases.len(), difference.len()), (1, 4096));
+            }
+            Ok(other) => prop_assert!(false, "{:?}", other),
+            Err(_) => {}
+        }
+    }
+
+    #[test]
+    fn what_was_packed_comes_back(
+        words in proptest::collection::vec(0u8..4, 1..200),
+        pages in 1u32..40,
+        method in 0usize..4,
+    ) {
+        let method = METHODS[method];
+        let bytes: Vec<u8> = words.iter().copied().cycle().take(pages as usize * 4096).collect();
+        let mut room = vec![0; Packer::room_for(bytes.len())];
+        let length = Packer::default().pack_any(method, &bytes, &mut room).unwrap();
+        let frame = FrameHeader { kind: Kind::Data, first_slot: 0, pages, ..header() };
+        let frame = frame.with_payload(method.codec(), &room[..length]).unwrap();
+        let mut back = vec![9; bytes.len()];
+        frame.verify(&room[..length]).unwrap();
+        frame.unpack_into(&room[..length], &mut back).unwrap();
+        prop_assert_eq!(back, bytes);
     }
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use godwit_page_server::store::sink::{Content, Fill, Sealed, Sink, SinkError};
 use godwit_wire::control::{Resend, SessionOpened};
 use godwit_wire::error::Malformed;
-use godwit_wire::frame::{Codec, FrameHeader, Join, Kind, SECRET_LEN, Secret, SessionId, pack, same_payload};
+use godwit_wire::frame::{Codec, FrameHeader, Join, Kind, SECRET_LEN, Secret, SessionId, Method, Packer, same_payload};
 use godwit_wire::image::manifest::Manifest;
 use godwit_wire::plan::{PAGE_SIZE, RoundPlan};
 use godwit_wire::quic::{self, Connection, LaneSender};
@@ -144,10 +144,11 @@ impl RemoteSink {
         };
         let packing = Instant::now();
         let (codec, payload) = match content {
-            Content::Data(bytes) if lock(&self.balance).is_on() => pack(&bytes),
+            Content::Data(bytes) if lock(&self.balance).is_on() => pack(bytes),
             Content::Data(bytes) => (Codec::Raw, bytes),
             Content::Zero { .. } => (Codec::Raw, Bytes::new()),
             Content::Same { hashes } => (Codec::Raw, same_payload(&hashes)),
+            Content::Delta { bases, difference } => pack_delta(&bases, &difference),
         };
         let packing = packing.elapsed();
         let sent_bytes = payload.len();
@@ -222,6 +223,7 @@ impl Sink for RemoteSink {
                 return refused("the page server does not take pages by their hash");
             }
             Content::Same { .. } => Kind::Same,
+            Content::Delta { .. } => Kind::Delta,
         };
         let epoch = {
             let open = lock(&self.round);
@@ -295,6 +297,26 @@ impl Sink for RemoteSink {
             other => Err(broken(inner.unexpected(&other))),
         }
     }
+}
+
+fn pack(pages: Bytes) -> (Codec, Bytes) {
+    let mut room = vec![0; Packer::room_for(pages.len())];
+    match Packer::default().pack(Method::Lz4, &pages, &mut room) {
+        Some(length) => {
+            room.truncate(length);
+            (Codec::Lz4, room.into())
+        }
+        None => (Codec::Raw, pages),
+    }
+}
+
+fn pack_delta(bases: &[[u8; 16]], difference: &[u8]) -> (Codec, Bytes) {
+    let mut payload = bases.concat();
+    let hashes = payload.len();
+    payload.resize(hashes + Packer::room_for(difference.len()), 0);
+    let length = Packer::default().pack_any(Method::Lz4, difference, &mut payload[hashes..]);
+    payload.truncate(hashes + length.unwrap_or_default());
+    (Codec::Lz4, payload.into())
 }
 
 /// A failed link in the words of the seam.

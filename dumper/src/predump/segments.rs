@@ -268,7 +268,7 @@ mod tests {
             let bytes = match fill.content {
                 Content::Data(bytes) => bytes.to_vec(),
                 Content::Zero { pages } => vec![0; pages as usize * PAGE],
-                Content::Same { .. } => unreachable!("not sent by page sources"),
+                Content::Same { .. } | Content::Delta { .. } => unreachable!("not sent of segments"),
             };
             for (index, page) in bytes.chunks_exact(PAGE).enumerate() {
                 self.0.lock().unwrap().insert((fill.pages_id, fill.first_slot + index as u64), page.into());

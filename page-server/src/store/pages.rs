@@ -92,7 +92,8 @@ impl PagesFile {
                 self.file.write_at(&zeros, first * PAGE_SIZE).map(|()| Vec::new())
             }
             Content::Zero { .. } => Ok(Vec::new()),
-            Content::Same { hashes } => self.copy_same(first, hashes, base),
+            Content::Same { hashes } => self.copy_same(first, hashes, &[], base),
+            Content::Delta { bases, difference } => self.copy_same(first, bases, difference, base),
         };
         let different = match written {
             Ok(different) => different,
@@ -167,6 +168,12 @@ impl PagesFile {
         {
             return Err(format!("{name}, slot {first}: {} bytes are not whole pages", bytes.len()));
         }
+        if let Content::Delta { difference, .. } = content
+            && difference.len() as u64 != pages * PAGE_SIZE
+        {
+            let found = difference.len();
+            return Err(format!("{name}, slot {first}: a difference of {found} bytes for {pages} pages"));
+        }
         let end = first.checked_add(pages).filter(|end| *end <= self.slots && pages > 0);
         let Some(end) = end else {
             return Err(format!(
@@ -199,11 +206,13 @@ impl PagesFile {
         }
     }
 
-    /// Copies pages from the base round where their hash is the announced one; returns the slots that differ.
+    /// Copies pages from the base round where their hash is the announced one, combined with what they differ in (all
+    /// pages', or nothing); returns the slots whose base is another one.
     fn copy_same(
         &self,
         first: u64,
         hashes: &[[u8; 16]],
+        difference: &[u8],
         base: Option<&Level>,
     ) -> io::Result<Vec<Range<u64>>> {
         let mut bytes = vec![0; hashes.len() * PAGE_SIZE as usize];
@@ -217,6 +226,7 @@ impl PagesFile {
             };
             same[index] = held && blake3::hash(page).as_bytes()[..16] == hash[..];
         }
+        bytes.iter_mut().zip(difference).for_each(|(byte, difference)| *byte ^= difference);
         let slots_where = |wanted: bool| {
             let slots = same.iter().enumerate().filter(move |(_, same)| **same == wanted);
             runs_of(slots.map(|(index, _)| first + index as u64), usize::MAX)

@@ -28,7 +28,7 @@ pub trait Sink: Send + Sync {
     ///
     /// # Errors
     /// [`SinkError::Refused`] for a slot outside the plan, across an extent border or filled before;
-    /// [`SinkError::WantData`] when pages announced as the same are not.
+    /// [`SinkError::WantData`] when pages announced as the same are not, or the base of a difference is another one.
     fn fill(&self, fill: Fill) -> Result<(), SinkError>;
 
     /// Hands over a whole small image file (`core-17.img`, `files.img`, ...); never `pagemap-*` or
@@ -81,6 +81,13 @@ pub enum Content {
         /// BLAKE3 of each page, its first 16 bytes.
         hashes: Vec<[u8; 16]>,
     },
+    /// Pages that differ in part from the base round's pages of the same owner at the same addresses.
+    Delta {
+        /// BLAKE3 of each page of the base round, its first 16 bytes.
+        bases: Vec<[u8; 16]>,
+        /// The pages, combined by exclusive or with those of the base round: as many.
+        difference: Bytes,
+    },
 }
 
 impl Content {
@@ -90,6 +97,7 @@ impl Content {
             Content::Data(bytes) => bytes.len() as u64 / PAGE_SIZE,
             Content::Zero { pages } => u64::from(*pages),
             Content::Same { hashes } => hashes.len() as u64,
+            Content::Delta { bases, .. } => bases.len() as u64,
         }
     }
 }

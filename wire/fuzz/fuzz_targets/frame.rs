@@ -22,13 +22,17 @@ fuzz_target!(|bytes: &[u8]| {
     frame[30..32].fill(0);
     frame[40..48].fill(0);
     let payload = frame.split_off(HEADER_LEN);
-    frame[28] %= 4;
-    frame[29] %= 3;
+    frame[28] %= 5;
+    frame[29] %= 4;
     frame[32..36].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     let Ok(header) = FrameHeader::decode(&frame) else { return };
     assert_eq!(header.encode(), frame[..]);
     let Ok(header) = header.with_payload(header.codec, &payload) else { return };
-    if let Ok(Payload::Data(pages)) = header.unpack(payload.into()) {
-        assert_eq!(pages.len(), header.pages as usize * 4096);
+    let (pages, whole) = (header.pages as usize, header.pages as usize * 4096);
+    match header.unpack(payload.into()) {
+        Ok(Payload::Data(bytes)) => assert_eq!(bytes.len(), whole),
+        Ok(Payload::Delta { bases, difference }) => assert_eq!((bases.len(), difference.len()), (pages, whole)),
+        Ok(Payload::Same(hashes)) => assert_eq!(hashes.len(), pages),
+        Ok(Payload::Zero) | Err(_) => {}
     }
 });
