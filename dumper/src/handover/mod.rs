@@ -210,9 +210,11 @@ impl HandOver<'_> {
         }
         let restored = self.restore_beside(&mut held)?;
         held.commit_to_forward(self, true)?;
-        held.kill(self)?;
+        held.kill(self, Death::Sealed)?;
         let first = self.commit(&held);
-        self.release(&mut held, first, restored.pid)
+        let released = self.release(&mut held, first, restored.pid);
+        held.bury();
+        released
     }
 
     /// Kills the process once its sealed images are the copy: a dump that is not to be restored.
@@ -222,7 +224,7 @@ impl HandOver<'_> {
     pub fn kill(&self) -> Result<HandedOver, DumpError> {
         let mut held = self.freeze(Some(KEPT))?;
         held.commit_to_forward(self, false)?;
-        held.kill(self)?;
+        held.kill(self, Death::Over)?;
         held.note_end();
         Ok(HandedOver::default())
     }
@@ -356,7 +358,8 @@ impl HandOver<'_> {
     /// The order for file locks: the source dies first, its sealed images are the copy.
     fn kill_then_restore(&self, held: &mut Held) -> Result<HandedOver, DumpError> {
         held.commit_to_forward(self, false)?;
-        held.kill(self)?;
+        // Its locks are given back only by its end.
+        held.kill(self, Death::Over)?;
         match self.sink.link().restore_the_dead() {
             Ok(restored) => {
                 let first = self.commit(held);
@@ -527,9 +530,14 @@ impl Held {
         if was_asked { of.abort(self, cause) } else { self.thaw_because(cause) }
     }
 
-    fn kill(&mut self, of: &HandOver<'_>) -> Result<(), DumpError> {
+    /// Kills the source. What only its end gives back is given back when it is [`Death::Over`].
+    fn kill(&mut self, of: &HandOver<'_>, death: Death) -> Result<(), DumpError> {
         let undecided = |error: String| of.undecided(format!("the frozen source was given up: {error}"));
-        self.freezer.kill().map_err(|error| undecided(chain(&error)))?;
+        let killed = match death {
+            Death::Sealed => self.freezer.send_kill(),
+            Death::Over => self.freezer.kill(),
+        };
+        killed.map_err(|error| undecided(chain(&error)))?;
         interrupt::settle();
         point("source.before.killed", &self.id).map_err(|error| undecided(chain(&error)))?;
         if let Err(error) = self.note(Event::Killed, Facts::default()) {
@@ -538,6 +546,22 @@ impl Held {
         }
         point("source.after.killed", &self.id).map_err(|error| undecided(chain(&error)))
     }
+
+    /// Waits until the kernel has taken the killed source apart: whoever started it shall find it gone.
+    fn bury(&self) {
+        if let Err(error) = self.freezer.wait_gone() {
+            tracing::warn!("the source was killed and runs no more, but {}", chain(&error));
+        }
+    }
+}
+
+/// How dead the source must be before the destination may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Death {
+    /// No instruction of its program runs any more; the kernel may still be freeing its memory.
+    Sealed,
+    /// Nothing of it is left, so that everything it held is free.
+    Over,
 }
 
 /// A place where tests make the source fail.

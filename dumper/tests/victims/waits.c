@@ -251,6 +251,9 @@ int main(int argc, char **argv)
 		while (!w->done && ms < 15000) {
 			nap_ms(5);
 			ms += 5;
+			/* These leave no trace for a waiter that has just been let go and is about to wait again. */
+			if (ms % 250 == 0 && (w->kind <= 1 || w->kind == 14))
+				end_wait(w);
 		}
 		if (!w->done)
 			fail("%s %d never returned", names[w->kind], i);
