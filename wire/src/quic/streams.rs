@@ -6,10 +6,11 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};
-use quinn::{ReadError, ReadExactError, RecvStream, SendStream, WriteError};
+use quinn::{ReadError, RecvStream, SendStream, WriteError};
 
 use super::endpoint::Connection;
 use super::error::QuicError;
+use super::reorder::{OrderedStream, Unread};
 use crate::control::{self, Envelope};
 use crate::error::{Code, Malformed};
 use crate::fault;
@@ -211,11 +212,12 @@ impl LaneSender {
 #[derive(Debug)]
 pub struct LaneReceiver {
     connection: Connection,
-    stream: RecvStream,
+    stream: OrderedStream,
 }
 
 impl LaneReceiver {
     pub(super) fn new(connection: Connection, stream: RecvStream) -> Self {
+        let stream = OrderedStream::new(connection.inner().clone(), stream);
         LaneReceiver { connection, stream }
     }
 
@@ -244,7 +246,7 @@ impl LaneReceiver {
         let mut bytes = [0; HEADER_LEN];
         let read = self.connection.handle().block_on(self.stream.read_exact(&mut bytes));
         match read {
-            Err(ReadExactError::FinishedEarly(0)) => return Ok(None),
+            Err(Unread::Finished(0)) => return Ok(None),
             Err(error) => return Err(exact_error(&self.connection, error)),
             Ok(()) => {}
         }
@@ -257,7 +259,7 @@ impl LaneReceiver {
 
     /// Refuses further frames.
     pub fn refuse(&mut self, code: Code) {
-        let _ = self.stream.stop(quinn::VarInt::from_u32(code.number()));
+        self.stream.stop(quinn::VarInt::from_u32(code.number()));
     }
 
     /// The connection that carries it.
@@ -302,10 +304,11 @@ fn read_error(connection: &Connection, error: ReadError) -> QuicError {
     }
 }
 
-fn exact_error(connection: &Connection, error: ReadExactError) -> QuicError {
+fn exact_error(connection: &Connection, error: Unread) -> QuicError {
     match error {
-        ReadExactError::ReadError(error) => read_error(connection, error),
-        ReadExactError::FinishedEarly(have) => {
+        Unread::Failed(error) => read_error(connection, error),
+        Unread::TooFar(source) => QuicError::Malformed { peer: connection.peer(), source },
+        Unread::Finished(have) => {
             let why = format!("a lane ended within a message, after {have} bytes of it");
             QuicError::Lost { peer: connection.peer(), why }
         }
