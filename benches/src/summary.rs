@@ -1,12 +1,45 @@
 //! Median and spread of repeated measurements, and ratios of values measured side by side.
 
+use serde::{Serialize, Serializer};
+
 /// Values of one quantity over the repeats of a measurement.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Series {
     values: Vec<f64>,
 }
 
+/// As an object: `median`, `min`, `max`, and the `values` themselves, in order of the repeats.
+impl Serialize for Series {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Shown<'a> {
+            median: f64,
+            min: f64,
+            max: f64,
+            values: &'a [f64],
+        }
+        let (min, max) = self.spread();
+        Shown { median: self.median(), min, max, values: &self.values }.serialize(serializer)
+    }
+}
+
+impl FromIterator<f64> for Series {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Series {
+        Series { values: values.into_iter().collect() }
+    }
+}
+
 impl Series {
+    /// Whether nothing was measured.
+    pub fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Sums with another series, repeat by repeat.
+    pub fn plus(&self, other: &Series) -> Series {
+        self.values.iter().zip(&other.values).map(|(ours, theirs)| ours + theirs).collect()
+    }
+
     /// Adds the value of one repeat.
     pub fn push(&mut self, value: f64) {
         self.values.push(value);
@@ -49,5 +82,15 @@ mod tests {
         assert!((series(&[1.0, 4.0]).median() - 2.5).abs() < 1e-9);
         assert!((series(&[2.0, 9.0]).over(&series(&[4.0, 3.0])).median() - 1.75).abs() < 1e-9);
         assert!(series(&[]).median().abs() < 1e-9);
+        assert_eq!(series(&[1.0, 2.0]).plus(&series(&[3.0, 5.0])), series(&[4.0, 7.0]));
+    }
+
+    #[test]
+    fn what_is_shown_keeps_the_values() {
+        let shown = serde_json::to_value([2.0, 6.0, 1.0].into_iter().collect::<Series>()).unwrap();
+        assert_eq!(
+            shown,
+            serde_json::json!({"median": 2.0, "min": 1.0, "max": 6.0, "values": [2.0, 6.0, 1.0]})
+        );
     }
 }

@@ -26,7 +26,7 @@ pub enum How {
 }
 
 /// What of the memory is hot, and how hot.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Plan {
     /// Pages of a hundred that are rewritten; 0 to 100.
     pub hot_percent: u32,
@@ -84,7 +84,7 @@ fn rewrite_page(how: How, number: usize, count: u64, page: &mut [u8]) {
     match how {
         How::Equal => page[0] = black_box(page[0]),
         How::Counter => page[8..16].copy_from_slice(&count.to_le_bytes()),
-        How::Random => super::random(count, page),
+        How::Random => super::content::random(count, page),
         How::Mixed => {
             let part = [How::Equal, How::Counter, How::Random][number / RUN % 3];
             rewrite_page(part, number, count, page);

@@ -1,6 +1,6 @@
-//! Memory to measure with: what it holds decides what compression and zero tests are worth.
+//! What fills memory: it decides what compression and zero tests are worth.
 
-pub mod hot_set;
+use super::PAGE;
 
 /// What fills the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -12,9 +12,6 @@ pub enum Content {
     /// Nine pages in ten are zero, the rest random: an overallocated heap.
     ZeroHeavy,
 }
-
-/// Bytes of a page.
-const PAGE: usize = 4096;
 
 /// Fills memory page by page; the same every time.
 pub fn fill(content: Content, memory: &mut [u8]) {
@@ -29,7 +26,7 @@ pub fn fill(content: Content, memory: &mut [u8]) {
     }
 }
 
-fn random(seed: u64, page: &mut [u8]) {
+pub(super) fn random(seed: u64, page: &mut [u8]) {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     for word in page.chunks_mut(8) {
         word.copy_from_slice(&next(&mut state).to_le_bytes()[..word.len()]);

@@ -1,0 +1,96 @@
+//! What is measured, and in which order.
+//!
+//! A new scenario: an entry of [`all`]. Its name is `OPERATION/WORKLOAD/LINK`.
+
+use crate::link::LinkKind;
+use crate::peer::Peer;
+use crate::workload::{Content, Workload};
+
+/// A workload, a link, and who moves the one over the other in turn.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scenario {
+    /// What is asked of the peers: `one-shot`, `local`, `rounds`.
+    pub operation: &'static str,
+    /// What is moved.
+    pub workload: Workload,
+    /// Its memory in MiB.
+    pub memory_mib: u64,
+    /// Over what.
+    pub link: LinkKind,
+    /// Who takes part.
+    pub peers: Vec<Peer>,
+    /// Whether one run says all (peaks of memory), without warm-up and repeats.
+    pub once: bool,
+}
+
+impl Scenario {
+    /// `OPERATION/WORKLOAD/LINK`.
+    pub fn name(&self) -> String {
+        format!("{}/{}/{}", self.operation, self.workload.name(), self.link.name())
+    }
+
+    /// For people.
+    pub fn title(&self) -> String {
+        format!(
+            "{} of {} MiB {}, {}",
+            self.operation,
+            self.memory_mib,
+            self.workload.name(),
+            self.link.title()
+        )
+    }
+}
+
+/// The suite. `--quick` takes the memory down to a sixteenth.
+pub fn all(quick: bool) -> Vec<Scenario> {
+    let memory_mib = if quick { 64 } else { 1024 };
+    let shaped = |rate_mbit| LinkKind::Shaped { rate_mbit };
+    let [random, text, zeros] = [Content::Random, Content::Text, Content::ZeroHeavy].map(Workload::still);
+    let all = [Peer::Godwit, Peer::CriuPageServer, Peer::CriuTls];
+    let two = [Peer::Godwit, Peer::CriuPageServer];
+    let one_shot = |workload, link, peers: &[Peer]| Scenario {
+        operation: "one-shot",
+        workload,
+        memory_mib,
+        link,
+        peers: peers.to_vec(),
+        once: false,
+    };
+    let local = |workload| Scenario {
+        operation: "local",
+        ..one_shot(workload, LinkKind::Loopback, &[Peer::GodwitLocal, Peer::CriuLocal])
+    };
+    vec![
+        one_shot(random, LinkKind::Loopback, &all),
+        one_shot(text, LinkKind::Loopback, &all),
+        one_shot(zeros, LinkKind::Loopback, &all),
+        local(random),
+        local(zeros),
+        one_shot(random, shaped(10_000), &all),
+        one_shot(random, shaped(2500), &two),
+        one_shot(random, shaped(1000), &two),
+        one_shot(text, shaped(1000), &two),
+        Scenario { operation: "rounds", ..one_shot(random, LinkKind::Loopback, &[Peer::GodwitRounds]) },
+        Scenario {
+            operation: "large",
+            memory_mib: memory_mib * 6,
+            once: true,
+            ..one_shot(random, LinkKind::Loopback, &[Peer::Godwit])
+        },
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn names_are_unique() {
+        for quick in [false, true] {
+            let scenarios = all(quick);
+            let names: BTreeSet<String> = scenarios.iter().map(Scenario::name).collect();
+            assert_eq!(names.len(), scenarios.len());
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! Processes whose memory is moved.
+//!
+//! The program `workload` is all of them; a new kind of memory is a variant of [`Content`]. The process is the leader
+//! of its session, holds no descriptor but 0, 1 and 2, and makes the file that it was given once its memory is filled.
+
+mod content;
+pub mod hot_set;
+mod victim;
+
+use std::io;
+use std::path::Path;
+
+use clap::ValueEnum as _;
+
+pub use content::{Content, fill};
+pub use victim::Victim;
+
+use crate::link::Link;
+use hot_set::Plan;
+
+/// Bytes of a page.
+const PAGE: usize = 4096;
+
+/// What is moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// What fills its memory.
+    pub content: Content,
+    /// What of it is rewritten for ever, if anything.
+    pub hot: Option<Plan>,
+}
+
+impl Workload {
+    /// Memory that is filled and left alone.
+    pub fn still(content: Content) -> Workload {
+        Workload { content, hot: None }
+    }
+
+    /// Its name in results: that of its content, and with a hot set the share and the rate.
+    pub fn name(self) -> String {
+        let content = value_name(&self.content);
+        match self.hot {
+            None => content,
+            Some(plan) if plan.rate_mib_s == 0 => format!("{content}-hot-{}-full-speed", plan.hot_percent),
+            Some(plan) => format!("{content}-hot-{}-at-{}", plan.hot_percent, plan.rate_mib_s),
+        }
+    }
+
+    /// Arguments of the program `workload`.
+    fn args(self, memory_mib: u64, ready: &Path) -> Vec<String> {
+        let mut args = vec!["--content".to_owned(), value_name(&self.content)];
+        args.extend(["--memory-mib".to_owned(), memory_mib.to_string()]);
+        args.extend(["--ready".to_owned(), ready.to_string_lossy().into_owned()]);
+        if let Some(plan) = self.hot {
+            args.extend(["--hot-percent".to_owned(), plan.hot_percent.to_string()]);
+            args.extend(["--rate-mib-s".to_owned(), plan.rate_mib_s.to_string()]);
+            args.extend(["--how".to_owned(), value_name(&plan.how)]);
+        }
+        args
+    }
+
+    /// Starts it at the source of a link, and waits until its memory is filled. `dir` takes its files.
+    ///
+    /// # Errors
+    /// When it cannot be started or ends before it is ready.
+    pub fn start(self, memory_mib: u64, link: &Link, dir: &Path) -> io::Result<Victim> {
+        let ready = dir.join("ready");
+        let mut command = link.at_source(&crate::beside("workload")?);
+        command.args(self.args(memory_mib, &ready)).current_dir("/");
+        Victim::start(command, &ready, dir)
+    }
+}
+
+/// As the command line calls it.
+fn value_name(value: &impl clap::ValueEnum) -> String {
+    value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use hot_set::How;
+
+    #[test]
+    fn a_hot_set_is_named_and_passed_on() {
+        let still = Workload::still(Content::ZeroHeavy);
+        assert_eq!(still.name(), "zero-heavy");
+        let plan = Plan { hot_percent: 10, rate_mib_s: 100, how: How::Counter };
+        let hot = Workload { hot: Some(plan), ..still };
+        assert_eq!(hot.name(), "zero-heavy-hot-10-at-100");
+        let args = hot.args(64, Path::new("/r"));
+        assert!(args.windows(2).any(|pair| pair == ["--how", "counter"]), "{args:?}");
+        assert_eq!(still.args(64, Path::new("/r")).len(), 6);
+    }
+}
