@@ -10,8 +10,6 @@ mod victim;
 use std::io;
 use std::path::Path;
 
-use clap::ValueEnum as _;
-
 pub use content::{Content, fill};
 pub use victim::Victim;
 
