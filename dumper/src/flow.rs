@@ -159,7 +159,7 @@ fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
         return Ok(of.none());
     }
     filters_first(options, host)?;
-    of.run(tracker::attach(options.tracker, host.root.pid)?)
+    of.run(tracker::attach(options.tracker, host.root.pid, options.readers)?)
 }
 
 /// Seccomp filters are told of stopped threads only. What stands against a dump is found in a short stop before the
@@ -262,7 +262,7 @@ fn dump_task<'a>(
     stopped.alarm.check(Step::DumpTask)?;
     let begun = Instant::now();
     let flags = FlagsReader::start(host.root.pid);
-    let listed = rounds::list_last(&host.root, rounds, options.alive_set)?;
+    let listed = rounds::list_last(&host.root, rounds, options.alive_set, stopped.alarm.ends())?;
     survey::late_mappings(&host.root, &listed.vmas)?;
     let rings = Rings::read(host.root.pid, &listed.vmas)?;
     let segments = shmem::collect(host.root.pid, &listed.vmas, &collected.descriptors)?;
@@ -312,7 +312,8 @@ impl FlagsReader {
 
 /// The stopped process's memory: a page that is listed must be there.
 fn page_source<'a>(options: &Options, host: &Host, segments: &'a [Segment]) -> PageSource<'a> {
-    PageSource { pid: host.root.pid, live: false, readers: options.readers, segments, stop: &pages::GOES_ON }
+    let (pid, readers) = (host.root.pid, options.readers);
+    PageSource { pid, live: false, readers, segments, hashed_slots: 0, stop: &pages::GOES_ON }
 }
 
 /// What the task and each of its threads said.

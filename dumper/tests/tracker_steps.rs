@@ -7,8 +7,9 @@ mod support;
 
 use std::path::Path;
 
+use godwit_dumper::predump::held::Held;
 use godwit_dumper::predump::rounds;
-use godwit_dumper::predump::tracker::{self, Choice, Run, Tracker, soft_dirty, uffd_wp};
+use godwit_dumper::predump::tracker::{self, Ask, Choice, Run, Tracker, soft_dirty, uffd_wp};
 use godwit_dumper::procfs::maps::{self, Vma};
 use godwit_wire::plan::PAGE_SIZE;
 use nix::sys::signal::{Signal, kill};
@@ -19,6 +20,12 @@ const AREA_PAGES: u64 = 2048;
 
 fn listed(victim: &Victim) -> Vec<Vma> {
     rounds::with_pages(victim.pid(), &maps::read(victim.pid()).unwrap())
+}
+
+/// What it reports of a running process.
+fn ask(tracker: &mut dyn Tracker, vmas: &[Vma]) -> Vec<Run> {
+    let held = Held::default();
+    tracker.collect(&Ask { vmas, held: &held, is_stopped: false, until: None }).unwrap()
 }
 
 /// Which pages of the area are in `runs`, by number.
@@ -35,17 +42,16 @@ fn step(victim: &Victim, word: &str) {
 fn follow(choice: Choice, dir: &Path, program: &Path) {
     let victim = Victim::start(dir, program, &[]);
     victim.wait_for("READY");
-    let mut tracker = tracker::attach(choice, victim.pid()).unwrap();
+    let mut tracker = tracker::attach(choice, victim.pid(), 1).unwrap();
     let (all, none): (Vec<u64>, Vec<u64>) = ((0..AREA_PAGES).collect(), Vec::new());
-    let collect =
-        |tracker: &mut Box<dyn Tracker>| of_area(&tracker.collect(&listed(&victim), false).unwrap());
+    let collect = |tracker: &mut Box<dyn Tracker>| of_area(&ask(tracker.as_mut(), &listed(&victim)));
     let before = listed(&victim);
-    assert_eq!(of_area(&tracker.collect(&before, false).unwrap()), all);
+    assert_eq!(of_area(&ask(tracker.as_mut(), &before)), all);
     assert_eq!(collect(&mut tracker), none);
 
     step(&victim, "REPLACED");
     // As in a round that listed the mappings just before.
-    let found = of_area(&tracker.collect(&before, false).unwrap());
+    let found = of_area(&ask(tracker.as_mut(), &before));
     let lost = (0..100).map(|i| 2 * i).chain(AREA_PAGES / 2..AREA_PAGES).find(|page| !found.contains(page));
     assert_eq!(lost, None, "a written page was not reported");
     collect(&mut tracker);

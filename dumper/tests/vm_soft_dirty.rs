@@ -102,6 +102,12 @@ fn usual() -> Vec<Case> {
         Case { name: "confined".to_owned(), program: "alive", args: &[], how: How::Confined },
         tested("steps-soft-dirty", "tracker_steps", &[], "soft_dirty"),
         tested("steps-uffd-wp", "tracker_steps", &[], "uffd_wp"),
+        tested("property-soft-dirty", "tracker_property", &["GODWIT_TRACKER_SEEDS=3"], "soft_dirty"),
+        tested("property-uffd-wp", "tracker_property", &["GODWIT_TRACKER_SEEDS=2"], "uffd_wp"),
+        tested("property-hash", "tracker_property", &["GODWIT_TRACKER_SEEDS=1"], "hash"),
+        tested("kinds-soft-dirty", "tracker_kinds", &[], "soft_dirty_sees"),
+        tested("kinds-uffd-wp", "tracker_kinds", &[], "uffd_wp_sees"),
+        tested("kinds-hash", "tracker_kinds", &[], "hash_sees"),
         tested(
             "equal-soft-dirty",
             "memory_equal",
@@ -223,7 +229,7 @@ fn run_in_guest(scene: &Scene, cases: &[Case], limit_s: u64) -> PathBuf {
     }
     // What the test programs start.
     take(&compile("churn", Libc::StaticGlibc), "victims/churn");
-    for name in ["changer", "steps"] {
+    for name in ["changer", "steps", "driven", "kinds"] {
         take(&remote::compile(dir, "cc", name, &["-static"]), &format!("victims/{name}"));
     }
     vm.args(["--", "env", &format!("GODWIT_AT={}", godwit.display()), "./job.sh"]);

@@ -73,7 +73,7 @@ pub fn examine() -> Result<Vec<Check>, DumpError> {
     let tracker = |tested: Result<(), String>| match tested {
         Ok(()) => State::Works,
         Err(why) if none => {
-            State::Without(format!("{why}; without a tracker all memory is sent under freeze"))
+            State::Without(format!("{why}; memory is compared instead, once a round and once under freeze"))
         }
         Err(why) => State::Without(format!("{why}; the other tracker is taken")),
     };

@@ -92,7 +92,8 @@ pub fn page_hash(page: &[u8]) -> PageHash {
 pub struct SentPages {
     /// BLAKE3 of every extent of the pages file, in order.
     pub extents: Vec<[u8; 32]>,
-    /// Of a segment in a round: the hash of every page, by extent.
+    /// The hash of every page, by extent: of a segment in a round, and of the task as far as
+    /// [`PageSource::hashed_slots`] says.
     pub page_hashes: Vec<Vec<PageHash>>,
     /// Pages that were listed and gone when they were read: their slots hold zeros, and they do not cover
     /// the page for the next round.
@@ -116,6 +117,8 @@ pub struct PageSource<'a> {
     pub readers: usize,
     /// The shared memory segments whose lists may be sent.
     pub segments: &'a [Segment],
+    /// Pages of the task that the hash of each is wanted of: those that fill the first so many slots.
+    pub hashed_slots: u64,
     /// Once it is set, no more extents are read: the process may be stopped, and waits for what nobody wants any more.
     pub stop: &'a AtomicBool,
 }
@@ -337,11 +340,14 @@ impl<'a> Reader<'a> {
             .saturating_record(begun.elapsed().as_micros().min(u128::from(LATENCY_MAX_US)) as u64);
         let hash = *blake3::hash(&bytes).as_bytes();
         // Only the next round asks for them, and the last set has none after it.
-        let pages = match self.plan.owner {
-            PageOwner::Shmem(_) if self.source.live => {
-                bytes.chunks_exact(PAGE_SIZE as usize).map(page_hash).collect()
-            }
-            _ => Vec::new(),
+        let is_wanted = match self.plan.owner {
+            PageOwner::Shmem(_) if self.source.live => true,
+            PageOwner::Task(_) => first < self.source.hashed_slots,
+            PageOwner::Shmem(_) => false,
+        };
+        let pages = match is_wanted {
+            true => bytes.chunks_exact(PAGE_SIZE as usize).map(page_hash).collect(),
+            false => Vec::new(),
         };
         self.hand_over(first, Bytes::from(bytes), tally)?;
         Ok((hash, pages))

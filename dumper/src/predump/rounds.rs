@@ -11,9 +11,10 @@ use hdrhistogram::Histogram;
 use nix::unistd::Pid;
 
 use super::converge::{self, Next};
+use super::held::{self, Held};
 use super::pages::{self, GOES_ON, PageSource, SentPages};
 use super::segments::{self, Segments};
-use super::tracker::{Tracker, TrackerError, present};
+use super::tracker::{Ask, Tracker, TrackerError, present};
 use super::{plan, whole};
 use crate::collect::images::{ImageSet, Origin};
 use crate::error::DumpError;
@@ -35,6 +36,8 @@ pub struct Rounds {
     pub tracker: Option<Box<dyn Tracker>>,
     /// The last acknowledged round and the pages that it covers, itself or through its parents.
     pub base: Option<Base>,
+    /// What it holds of them, told by hashes, where those are wanted.
+    pub held: Held,
     /// What the last acknowledged round holds of shared memory segments.
     pub segments: Segments,
     /// What each round did.
@@ -107,6 +110,7 @@ impl RoundsOf<'_> {
         Rounds {
             tracker: None,
             base: None,
+            held: Held::default(),
             segments: Segments::new(PAGES_ID + 1),
             reports: Vec::new(),
             read_latency_us: pages::latency_histogram(),
@@ -119,7 +123,8 @@ impl RoundsOf<'_> {
         let begun = Instant::now();
         let pid = self.root.pid;
         let Some(tracker) = rounds.tracker.as_mut() else { return Ok(()) };
-        let listed = list(self.root, tracker.as_mut(), rounds.base.as_ref(), false)?;
+        let listed = list(self.root, tracker.as_mut(), rounds.base.as_ref(), &rounds.held, None)?;
+        let hashed_slots = if tracker.wants_hashes() { held::PAGES_MAX } else { 0 };
         let readers = self.options.readers;
         let segments = shmem::collect_running(pid, &listed.vmas);
         let of_segments = rounds.segments.plans(&segments, false, readers)?;
@@ -135,7 +140,8 @@ impl RoundsOf<'_> {
         let progress = Progress::start(self.options.progress, round, slots);
         let plans = plan.pages.clone();
         let mut images = ImageSet::begin(self.sink, plan, self.origin)?;
-        let source = PageSource { pid, live: true, readers, segments: &segments, stop: &GOES_ON };
+        let source =
+            PageSource { pid, live: true, readers, segments: &segments, hashed_slots, stop: &GOES_ON };
         let mut sent = source.send_all(images.plan(), &progress.watch(self.sink))?;
         sent.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
         images.put(self.inventory.round()?)?;
@@ -154,6 +160,9 @@ impl RoundsOf<'_> {
         let report = report(round, &listed, &sent, begun.elapsed(), sealed.fsync_us)
             .with_shared(SharedPages::of(&shared, segments::in_parent(&plans)));
         progress.finish(&report);
+        if hashed_slots > 0 {
+            rounds.held.acknowledge(&listed.plan, &sent);
+        }
         rounds.base = Some(Base { round, covered: covered(listed.plan, &sent) });
         rounds.reports.push(report);
         Ok(())
@@ -172,7 +181,7 @@ pub struct Listed {
 ///
 /// The tracker is asked before the pages are listed: a page that is written in between and was not there before is
 /// listed as new, one that was is in the next collection. Both are right. What is not tracked is listed only of a
-/// stopped process, and whole.
+/// stopped process, and whole: one that is stopped, and is to run on at `stopped_until`.
 ///
 /// # Errors
 /// When the mappings or the page tables cannot be read.
@@ -180,12 +189,14 @@ pub fn list(
     root: &Root,
     tracker: &mut dyn Tracker,
     base: Option<&Base>,
-    is_stopped: bool,
+    held: &Held,
+    stopped_until: Option<Instant>,
 ) -> Result<Listed, DumpError> {
+    let is_stopped = stopped_until.is_some();
     let vmas = maps::read(root.pid)?;
     let dumpable = with_pages(root.pid, &vmas);
     let (tracked, whole) = whole::split(root.pid, dumpable.clone());
-    let mut dirty = tracker.collect(&tracked, is_stopped)?;
+    let mut dirty = tracker.collect(&Ask { vmas: &tracked, held, is_stopped, until: stopped_until })?;
     fault::point("mid.rounds.collected")?;
     let mut listable = tracked;
     if is_stopped {
@@ -208,18 +219,23 @@ fn warn_of_whole(pid: Pid, whole: &[Vma]) -> Result<(), TrackerError> {
     Ok(())
 }
 
-/// Lists the last set, of a stopped process. Without an alive set (a test's wish) what the base round holds is
+/// Lists the last set, of a process that is stopped and is to run on at `until`. Without an alive set (a test's wish) what the base round holds is
 /// taken to be alive still.
 ///
 /// # Errors
 /// As [`list`].
-pub fn list_last(root: &Root, rounds: &mut Rounds, alive_set: bool) -> Result<Listed, DumpError> {
+pub fn list_last(
+    root: &Root,
+    rounds: &mut Rounds,
+    alive_set: bool,
+    until: Instant,
+) -> Result<Listed, DumpError> {
     let (Some(tracker), base) = (rounds.tracker.as_mut(), rounds.base.as_ref()) else {
         let vmas = maps::read(root.pid)?;
         let alive = alive(root.pid, &with_pages(root.pid, &vmas))?;
         return Ok(listed(root, alive, vmas));
     };
-    let mut last = list(root, tracker.as_mut(), base, true)?;
+    let mut last = list(root, tracker.as_mut(), base, &rounds.held, Some(until))?;
     if let (false, Some(base)) = (alive_set, base) {
         last.plan.runs = plan::with_base(&last.plan.runs, &base.covered.runs);
     }

@@ -304,6 +304,7 @@ mod tests {
             live,
             readers: 2,
             segments: std::slice::from_ref(segment),
+            hashed_slots: 0,
             stop: &crate::predump::pages::GOES_ON,
         };
         let (round, kind) = (1, RoundKind::Round);
@@ -421,6 +422,7 @@ mod tests {
             live: true,
             readers: 1,
             segments: std::slice::from_ref(&segment),
+            hashed_slots: 0,
             stop: &crate::predump::pages::GOES_ON,
         };
         let again = source.send_extents(&plans[0], 1, &Kept::default(), &[1]).unwrap();

@@ -29,6 +29,11 @@ impl Alarm {
         Ok(())
     }
 
+    /// When the time is over.
+    pub fn ends(&self) -> Instant {
+        self.begun + self.limit
+    }
+
     /// When the freeze began.
     pub fn begun(&self) -> Instant {
         self.begun

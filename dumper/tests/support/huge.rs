@@ -36,10 +36,11 @@ pub fn why_none() -> Option<String> {
     Reserved::new(PAGES).err()
 }
 
-struct Reserved(u64);
+/// Pages that are reserved, and given back.
+pub struct Reserved(u64);
 
 impl Reserved {
-    fn new(pages: u64) -> Result<Self, String> {
+    pub fn new(pages: u64) -> Result<Self, String> {
         let before = reserved()?;
         set(before + pages)?;
         let this = Self(pages);

@@ -42,12 +42,12 @@ impl Frames {
         self.blocks.entry(page / BLOCK_PAGES).or_insert_with(fresh)[(page % BLOCK_PAGES) as usize] = place;
     }
 
-    /// Of the pages in `alive` (sorted), those that were written or are others than before; what is found takes the
-    /// place of what was known.
+    /// Of the pages in `alive` (sorted), those that were written or are others than before, and what was found: it is
+    /// to take the place of what was known once the answer is taken for good.
     ///
     /// # Errors
     /// The kernel's answer, when the pagemap cannot be read.
-    pub fn changed(&mut self, pagemap: &File, alive: &[PageRun]) -> Result<Vec<PageRun>, Errno> {
+    pub fn changed(&self, pagemap: &File, alive: &[PageRun]) -> Result<(Vec<PageRun>, Frames), Errno> {
         let mut words = Words { pagemap, bytes: vec![0; WINDOW_WORDS * 8], first: 0, count: 0 };
         let (mut found, mut runs) = (Frames::default(), Vec::new());
         for run in alive {
@@ -60,8 +60,7 @@ impl Frames {
                 }
             }
         }
-        *self = found;
-        Ok(runs)
+        Ok((runs, found))
     }
 }
 

@@ -11,7 +11,7 @@ use nix::unistd::Pid;
 
 use super::frames::{self, Frames};
 use super::present::{self, PageTables, Which};
-use super::{Run, Tracker, TrackerError};
+use super::{Ask, Run, Tracker, TrackerError};
 use crate::freeze::seize;
 use crate::procfs::maps::Vma;
 use crate::sys::memory::Mapping;
@@ -38,7 +38,7 @@ impl SoftDirty {
         Ok(SoftDirty { pid, frames: Frames::default() })
     }
 
-    fn ask(&mut self, vmas: &[Vma]) -> Result<Vec<Run>, TrackerError> {
+    fn ask(&self, vmas: &[Vma]) -> Result<(Vec<Run>, Frames), TrackerError> {
         // Opened anew each time: an open pagemap stays with the address space that an execve left.
         let alive = PageTables::open(self.pid)?.pages(Which::Alive, vmas)?;
         let pagemap = open_pagemap(self.pid)?;
@@ -54,15 +54,17 @@ impl Tracker for SoftDirty {
         "soft-dirty"
     }
 
-    fn collect(&mut self, vmas: &[Vma], is_stopped: bool) -> Result<Vec<Run>, TrackerError> {
-        if is_stopped {
-            return self.ask(vmas);
+    fn collect(&mut self, ask: &Ask<'_>) -> Result<Vec<Run>, TrackerError> {
+        if ask.is_stopped {
+            // The bits stay, and so does what is known of the frames: it may be asked once more.
+            return self.ask(ask.vmas).map(|(dirty, _)| dirty);
         }
         let frozen = seize::seize(self.pid)?;
-        let dirty = self.ask(vmas)?;
+        let (dirty, found) = self.ask(ask.vmas)?;
         fault::point("mid.tracker.asked")?;
         clear(self.pid)?;
         fault::point("mid.tracker.cleared")?;
+        self.frames = found;
         frozen.thaw()?;
         Ok(dirty)
     }
@@ -91,10 +93,11 @@ pub fn self_test() -> Result<(), String> {
     let ours: Vec<Vma> = vmas.into_iter().filter(|vma| vma.start <= start && start < vma.end).collect();
     let chain = |error: TrackerError| crate::commands::chain(&error);
     let mut tracker = SoftDirty::arm(this).map_err(chain)?;
-    let all = tracker.ask(&ours).map_err(chain)?;
+    let (all, found) = tracker.ask(&ours).map_err(chain)?;
+    tracker.frames = found;
     clear(this).map_err(chain)?;
     TEST_WRITTEN.iter().for_each(|index| memory.bytes()[index * page] = 2);
-    let seen = tracker.ask(&ours).map_err(chain)?;
+    let (seen, _) = tracker.ask(&ours).map_err(chain)?;
     let is_seen = |runs: &[Run], index: usize| {
         let addr = start + (index * page) as u64;
         runs.iter().any(|run| run.vaddr <= addr && addr < run.end())

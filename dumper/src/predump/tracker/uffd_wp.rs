@@ -11,7 +11,13 @@
 //! fails after it has protected what lies before, and says nothing of it. What the kernel never reports (a page of a
 //! private file mapping given back by MADV_DONTNEED) shows as swapped but not present and is read again at every
 //! collection. Neither does it report what a device writes into a page after that was protected: while files are open
-//! for direct reads, the collection is made in a short stop, which ends such reads first.
+//! for direct reads, the collection is made in a short stop, which ends such reads first. Those of an AIO ring go on
+//! through any stop: with both, all memory counts as written.
+//!
+//! A private mapping of a file that may be written is not registered as long as few of its pages are the process's own:
+//! those are sent each time. For the kernel leaves marks where protected pages of a file's mapping go away, and
+//! MADV_GUARD_INSTALL takes a mark for a page, takes it away, leaves a mark, and so on until the registration ends
+//! (mm/madvise.c, madvise_guard_install; Linux 6.15): the thread that makes the call would hang for as long as we track.
 //!
 //! A mapping can lose its registration without a change of its own: mremap moves another one beside it, the kernel joins
 //! the two and takes the registration off what was moved, which by then is both (mm/mremap.c, mremap_userfaultfd_prep).
@@ -29,10 +35,10 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::present::{self, push};
-use super::{Run, Tracker, TrackerError};
+use super::{Ask, Run, Tracker, TrackerError};
 use crate::freeze::seize;
 use crate::procfs::fdinfo;
-use crate::procfs::maps::Vma;
+use crate::procfs::maps::{self, Vma};
 use crate::remote::{RemoteError, Session};
 use crate::sys::memory::Mapping;
 use crate::sys::pagemap_scan::{self, CHECK_WPASYNC, Masks, Region, WP_MATCHING, category};
@@ -40,6 +46,8 @@ use crate::sys::{pidfd, userfaultfd};
 
 /// Regions that one scan returns at most.
 const REGIONS: usize = 4096;
+/// Own pages of a writable private mapping of a file from which on it is registered: 16 MiB.
+const OWN_PAGES: u64 = 4096;
 /// Pages of the self-test.
 const TEST_PAGES: usize = 8;
 /// Which of them are written after arming.
@@ -52,6 +60,10 @@ pub struct UffdWp {
     uffd: OwnedFd,
     /// The address space that the userfaultfd belongs to is gone: the process made an execve.
     is_orphaned: bool,
+    /// It had a file open for direct reads at some collection.
+    reads_directly: bool,
+    /// A device may have written into pages after the last collection protected them: all of them count as written.
+    may_have_missed: bool,
     /// Ranges that may have been registered with old marks left in them: they count as not registered.
     unsettled: Vec<Range<u64>>,
 }
@@ -84,7 +96,14 @@ impl UffdWp {
     fn with(pid: Pid, uffd: OwnedFd) -> Result<UffdWp, TrackerError> {
         userfaultfd::api(uffd.as_fd(), userfaultfd::FEATURE_WP_ASYNC)
             .map_err(|source| TrackerError::Userfaultfd { pid, what: "UFFDIO_API", source })?;
-        Ok(UffdWp { pid, uffd, is_orphaned: false, unsettled: Vec::new() })
+        Ok(UffdWp {
+            pid,
+            uffd,
+            is_orphaned: false,
+            reads_directly: false,
+            may_have_missed: false,
+            unsettled: Vec::new(),
+        })
     }
 
     /// Collects every mapping.
@@ -147,7 +166,7 @@ impl UffdWp {
                 }
                 Err(Errno::EPERM) if !is_whole => {
                     push(runs, range);
-                    if is_stopped || !self.register(vma)? {
+                    if is_stopped || self.is_better_left_alone(vma)? || !self.register(vma)? {
                         return Ok(());
                     }
                     // The scan is repeated for its protection only.
@@ -164,6 +183,15 @@ impl UffdWp {
             }
         }
         Ok(())
+    }
+
+    /// Whether a mapping that is not registered shall stay so: see above.
+    fn is_better_left_alone(&self, vma: &Vma) -> Result<bool, TrackerError> {
+        if !vma.has_file() || !vma.write {
+            return Ok(false);
+        }
+        let own = present::alive(self.pid, std::slice::from_ref(vma))?;
+        Ok(own.iter().map(|run| run.nr_pages).sum::<u64>() < OWN_PAGES)
     }
 
     /// Registers a mapping and takes old marks off its pages; false where that cannot be. It is then whole in every
@@ -229,6 +257,23 @@ impl UffdWp {
         Ok(())
     }
 
+    /// Whether the process has an AIO ring, through which a device may be writing into any page.
+    fn has_ring(&self) -> Result<bool, TrackerError> {
+        let vmas = maps::read(self.pid).map_err(|error| {
+            let source = io::Error::other(error);
+            TrackerError::Open { pid: self.pid, source }
+        })?;
+        let has_ring = vmas.iter().any(Vma::is_aio_ring);
+        if has_ring && !self.may_have_missed {
+            tracing::warn!(
+                pid = %self.pid,
+                "direct reads of an AIO ring are seen by no page table: all memory is sent each time (--tracker hash \
+                 compares it)"
+            );
+        }
+        Ok(has_ring)
+    }
+
     fn failed(&self, what: &'static str, vma: &Vma, source: Errno) -> TrackerError {
         TrackerError::Scan { pid: self.pid, what, start: vma.start, end: vma.end, source }
     }
@@ -239,29 +284,38 @@ impl Tracker for UffdWp {
         "uffd-wp"
     }
 
-    fn collect(&mut self, vmas: &[Vma], is_stopped: bool) -> Result<Vec<Run>, TrackerError> {
-        if is_stopped {
-            return self.collect_all(vmas, true);
+    fn collect(&mut self, ask: &Ask<'_>) -> Result<Vec<Run>, TrackerError> {
+        let vmas = ask.vmas;
+        if ask.is_stopped {
+            return if self.may_have_missed { Ok(all_of(vmas)) } else { self.collect_all(vmas, true) };
         }
         if self.is_orphaned {
             tracing::info!(pid = %self.pid, "it made an execve: its new memory is tracked from here on");
             *self = UffdWp::attach(self.pid)?;
         }
-        if reads_directly(self.pid)? {
+        let read_directly = reads_directly(self.pid)?;
+        let collected = if read_directly {
             let frozen = seize::seize(self.pid)?;
             let collected = self.collect_all(vmas, false);
             frozen.thaw()?;
-            return collected;
-        }
-        let collected = self.collect_all(vmas, false)?;
-        if reads_directly(self.pid)? {
-            // A file was opened for direct reads meanwhile, and one may have been on its way into any page.
-            let mut all = Vec::new();
-            vmas.iter().for_each(|vma| push(&mut all, vma.range()));
-            return Ok(all);
-        }
-        Ok(collected)
+            collected?
+        } else {
+            self.collect_all(vmas, false)?
+        };
+        // A file was opened for direct reads meanwhile, and one may have been on its way into any page.
+        let is_late = !read_directly && reads_directly(self.pid)?;
+        self.reads_directly |= read_directly || is_late;
+        // What was asked of a ring before this collection may arrive after it, in pages that are protected now.
+        let may_miss = self.reads_directly && self.has_ring()?;
+        let has_missed = std::mem::replace(&mut self.may_have_missed, may_miss);
+        Ok(if is_late || has_missed { all_of(vmas) } else { collected })
     }
+}
+
+fn all_of(vmas: &[Vma]) -> Vec<Run> {
+    let mut all = Vec::new();
+    vmas.iter().for_each(|vma| push(&mut all, vma.range()));
+    all
 }
 
 /// A descriptor of the process's own, open until this is dropped.
