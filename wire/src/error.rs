@@ -139,7 +139,9 @@ pub enum Malformed {
         header: u32,
     },
     /// What is packed does not unpack to the announced pages.
-    #[error("the {codec:?} payload of the frame at slot {first_slot} of pages-{pages_id}.img is broken: {why}")]
+    #[error(
+        "the {codec:?} payload of the frame at slot {first_slot} of pages-{pages_id}.img is broken: {why}"
+    )]
     Packed {
         /// The frame's pages file.
         pages_id: u32,

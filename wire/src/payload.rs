@@ -75,8 +75,7 @@ impl FrameHeader {
     /// [`Malformed`] when the payload is too short.
     pub fn same_hashes(&self, payload: &[u8]) -> Result<Vec<ShortHash>, Malformed> {
         let mut reader = Reader::new(payload);
-        let hashes: Result<_, Truncated> =
-            (0..self.pages).map(|_| reader.array("hash of a page")).collect();
+        let hashes: Result<_, Truncated> = (0..self.pages).map(|_| reader.array("hash of a page")).collect();
         Ok(hashes?)
     }
 

@@ -135,8 +135,7 @@ fn random_data_is_not_packed_and_soon_not_tried() {
     let (mut packer, mut room) = (Packer::default(), vec![0; Packer::room_for(8192)]);
     (0..9).for_each(|_| assert_eq!(packer.pack(Method::Lz4, &noise[..4096], &mut room), None));
     let text = b"godwit! ".repeat(512);
-    let packed: Vec<bool> =
-        (0..16).map(|_| packer.pack(Method::Lz4, &text, &mut room).is_some()).collect();
+    let packed: Vec<bool> = (0..16).map(|_| packer.pack(Method::Lz4, &text, &mut room).is_some()).collect();
     let first = packed.iter().position(|packed| *packed).unwrap();
     assert!((1..8).contains(&first), "{packed:?}");
     assert!(packed[first..].iter().all(|packed| *packed), "one that shrinks and all are tried again");

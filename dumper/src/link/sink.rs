@@ -10,7 +10,9 @@ use bytes::Bytes;
 use godwit_page_server::store::sink::{Content, Fill, Sealed, Sink, SinkError};
 use godwit_wire::control::{Resend, SessionOpened};
 use godwit_wire::error::Malformed;
-use godwit_wire::frame::{Codec, FrameHeader, Join, Kind, SECRET_LEN, Secret, SessionId, Method, Packer, same_payload};
+use godwit_wire::frame::{
+    Codec, FrameHeader, Join, Kind, Method, Packer, SECRET_LEN, Secret, SessionId, same_payload,
+};
 use godwit_wire::image::manifest::Manifest;
 use godwit_wire::plan::{PAGE_SIZE, RoundPlan};
 use godwit_wire::quic::{self, Connection, LaneSender};

@@ -47,7 +47,7 @@ impl Sink for Slots {
         let bytes = match fill.content {
             Content::Data(bytes) => bytes.to_vec(),
             Content::Zero { pages } => vec![0; pages as usize * PAGE],
-            Content::Same { .. } => panic!("no page is known to be held"),
+            Content::Same { .. } | Content::Delta { .. } => panic!("no page is known to be held"),
         };
         let mut slots = self.0.lock().unwrap();
         for (slot, page) in (fill.first_slot..).zip(bytes.chunks_exact(PAGE)) {
