@@ -2,7 +2,7 @@
 //!
 //! A [`scenario::Scenario`] is a [`workload`] over a [`link`] by several [`peer`]s. [`runner`] runs the peers in
 //! turn, repeat by repeat, so that what drifts on the machine falls out of their ratios; [`measure`] says what a run
-//! cost; [`limit`] what the machine could do at all; [`targets`] what has to be reached; [`report`] writes it down.
+//! cost; [`limit`] what the machine could do at all; [`tracking`] what a dirty tracker costs; [`targets`] what has to be reached; [`report`] writes it down.
 //!
 //! Programs: `suite` does all this, `workload` is a process that is measured. `benches/run` builds and starts them.
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod runner;
 pub mod scenario;
 pub mod summary;
 pub mod targets;
+pub mod tracking;
 pub mod workload;
 
 /// The path of a program that is built beside the one that runs.

@@ -46,6 +46,7 @@ pub fn all(quick: bool) -> Vec<Scenario> {
     let memory_mib = if quick { 64 } else { 1024 };
     let shaped = |rate_mbit| LinkKind::Shaped { rate_mbit };
     let [random, text, zeros] = [Content::Random, Content::Text, Content::ZeroHeavy].map(Workload::still);
+    let heaps = [Content::Cpython, Content::Sqlite, Content::Redis].map(Workload::still);
     let all = [Peer::Godwit, Peer::CriuPageServer, Peer::CriuTls];
     let two = [Peer::Godwit, Peer::CriuPageServer];
     let one_shot = |workload, link, peers: &[Peer]| Scenario {
@@ -56,11 +57,15 @@ pub fn all(quick: bool) -> Vec<Scenario> {
         peers: peers.to_vec(),
         once: false,
     };
+    // Three heaps are a GiB together.
+    let over_heaps = |link: LinkKind, peers: &[Peer]| {
+        heaps.map(|heap| Scenario { memory_mib: memory_mib.div_ceil(3), ..one_shot(heap, link, peers) })
+    };
     let local = |workload| Scenario {
         operation: "local",
         ..one_shot(workload, LinkKind::Loopback, &[Peer::GodwitLocal, Peer::CriuLocal])
     };
-    vec![
+    let mut scenarios = vec![
         one_shot(random, LinkKind::Loopback, &all),
         one_shot(text, LinkKind::Loopback, &all),
         one_shot(zeros, LinkKind::Loopback, &all),
@@ -69,7 +74,11 @@ pub fn all(quick: bool) -> Vec<Scenario> {
         one_shot(random, shaped(10_000), &all),
         one_shot(random, shaped(2500), &two),
         one_shot(random, shaped(1000), &two),
-        one_shot(text, shaped(1000), &two),
+    ];
+    scenarios.extend(over_heaps(LinkKind::Loopback, &all));
+    scenarios.extend(over_heaps(shaped(2500), &two));
+    scenarios.extend(over_heaps(shaped(1000), &two));
+    scenarios.extend([
         Scenario { operation: "rounds", ..one_shot(random, LinkKind::Loopback, &[Peer::GodwitRounds]) },
         Scenario {
             operation: "large",
@@ -77,7 +86,8 @@ pub fn all(quick: bool) -> Vec<Scenario> {
             once: true,
             ..one_shot(random, LinkKind::Loopback, &[Peer::Godwit])
         },
-    ]
+    ]);
+    scenarios
 }
 
 #[cfg(test)]

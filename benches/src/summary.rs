@@ -45,6 +45,11 @@ impl Series {
         self.values.push(value);
     }
 
+    /// The values, in the order in which they came.
+    pub fn values(&self) -> &[f64] {
+        &self.values
+    }
+
     /// The middle value; the mean of the two middle ones of an even number; 0 without values.
     pub fn median(&self) -> f64 {
         let mut sorted = self.values.clone();

@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::report::{LimitResult, ScenarioResult};
+use crate::tracking::catalog::TrackingResult;
 
 /// One target and what was measured.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -41,11 +42,30 @@ fn verdict(target: &str, bound: Bound, measured: Option<f64>) -> Verdict {
 }
 
 /// Judges results.
-pub fn judge(scenarios: &[ScenarioResult], _limits: &[LimitResult]) -> Vec<Verdict> {
+pub fn judge(
+    scenarios: &[ScenarioResult],
+    limits: &[LimitResult],
+    tracking: &[TrackingResult],
+) -> Vec<Verdict> {
     let find = |name: &str| scenarios.iter().find(|scenario| scenario.name == name);
     let ours = |name: &str| find(name)?.peer("godwit");
     let time = |name: &str, other: &str| Some(ours(name)?.time_over(other)?.median());
     let (plain, tls) = ("criu page server", "criu page server --tls");
+    // Memory over time, from the start of the dump until all is in the server's page cache.
+    let rate = |name: &str| {
+        let (scenario, peer) = (find(name)?, ours(name)?);
+        Some(scenario.memory_mib as f64 / peer.compared_s.median())
+    };
+    let over_limit = |name: &str, limit: &str| {
+        let limit = limits.iter().find(|one| one.limit == limit)?;
+        Some(rate(name)? / limit.mib_per_s.median())
+    };
+    let scan = |percent: u32| {
+        let name = format!("scan of 4096 MiB, {percent} % written, uffd-wp");
+        tracking.iter().find(|one| one.name == name).map(|one| one.scan_ms.median())
+    };
+    let writers: Vec<f64> =
+        tracking.iter().filter_map(|one| Some(one.cost.as_ref()?.between_share.median())).collect();
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     vec![
         verdict(
@@ -62,6 +82,23 @@ pub fn judge(scenarios: &[ScenarioResult], _limits: &[LimitResult]) -> Vec<Verdi
             "random memory over 1 Gbit/s: part of the link used",
             Bound::AtLeast(0.95),
             ours("one-shot/random/1-gbit").map(|peer| peer.link_use_sending.median()),
+        ),
+        verdict(
+            "random memory over loopback: rate over raw quinn's to a file",
+            Bound::AtLeast(0.85),
+            over_limit("one-shot/random/loopback", "raw quinn to a file, tmpfs"),
+        ),
+        verdict(
+            "random memory over loopback: rate over raw quinn's, whose bytes are dropped",
+            Bound::AtLeast(0.85),
+            over_limit("one-shot/random/loopback", "raw quinn"),
+        ),
+        verdict("a round's scan of 4 GiB, 10 % written, ms", Bound::AtMost(100.0), scan(10)),
+        verdict("a round's scan of 4 GiB, all written, ms", Bound::AtMost(100.0), scan(100)),
+        verdict(
+            "a tracked writer at full speed: least throughput between rounds over untracked",
+            Bound::AtLeast(0.85),
+            writers.into_iter().reduce(f64::min),
         ),
         verdict(
             "6 GiB: peak of the dumper, MiB",

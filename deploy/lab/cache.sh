@@ -45,7 +45,7 @@ prune() {
 clean_cache() {
     case "$cache" in / | "${HOME:-/root}") die "clean: refusing $cache" ;; esac
     local kind
-    for kind in criu4.1 criu4.2 guest; do
+    for kind in criu4.1 criu4.2 guest redis; do
         find "$cache" -maxdepth 1 -name "$kind-*" -exec rm -rf {} + 2>/dev/null || true
     done
     rm -rf "$cache/tmp" "$cache"/*.lock

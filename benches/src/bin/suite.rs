@@ -6,13 +6,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use godwit_benches::conditions::Conditions;
+use godwit_benches::limit::{Limit, Measured};
 use godwit_benches::peer::Programs;
-use godwit_benches::report::{LimitResult, Results, ScenarioResult, json, table};
+use godwit_benches::report::{ContentResult, LimitResult, Results, ScenarioResult, json, table};
 use godwit_benches::runner::{Runner, Settings};
 use godwit_benches::scenario::{self, Scenario};
-use godwit_benches::{interrupt, limit, link, measure, targets};
+use godwit_benches::tracking::catalog::{Tracking, TrackingResult};
+use godwit_benches::workload::sample::{self, Compressibility};
+use godwit_benches::workload::{Content, heap, value_name};
+use godwit_benches::{interrupt, limit, link, measure, targets, tracking};
 
 /// Measures godwit and CRIU in turn, on the same memory, over the same links.
 ///
@@ -47,6 +51,9 @@ struct Args {
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
+    if let Some(done) = limit::far_side() {
+        return done.map_or_else(failed, |()| ExitCode::SUCCESS);
+    }
     let done = match words.split_first() {
         Some((word, rest)) if word == "meter" => match rest.split_first() {
             Some((result, program)) => measure::meter(Path::new(result), program),
@@ -55,10 +62,12 @@ fn main() -> ExitCode {
         Some((word, [ready])) if word == "hold-namespace" => link::hold(Path::new(ready)),
         _ => run(&Args::parse()),
     };
-    done.unwrap_or_else(|error| {
-        eprintln!("suite: {error}");
-        ExitCode::FAILURE
-    })
+    done.unwrap_or_else(failed)
+}
+
+fn failed(error: io::Error) -> ExitCode {
+    eprintln!("suite: {error}");
+    ExitCode::FAILURE
 }
 
 fn run(args: &Args) -> io::Result<ExitCode> {
@@ -66,30 +75,42 @@ fn run(args: &Args) -> io::Result<ExitCode> {
         |name: &str| args.only.is_empty() || args.only.iter().any(|part| name.contains(part.as_str()));
     let scenarios: Vec<Scenario> =
         scenario::all(args.quick).into_iter().filter(|s| wanted(&s.name())).collect();
-    let limits: Vec<limit::Limit> = limit::all().into_iter().filter(|limit| wanted(limit.name)).collect();
+    let repeats = usize::from(args.repeats.unwrap_or(if args.quick { 1 } else { 5 }));
+    let own = tempfile::tempdir()?;
+    let limit_settings = limit_settings(args, own.path());
+    let mut limits = limit::catalog(&limit_settings);
+    limits.retain(|limit| wanted(&limit.name));
+    let mut tracking = tracking::catalog::catalog(args.quick, repeats);
+    tracking.retain(|tracking| wanted(&tracking.name));
     if args.list {
         scenarios
             .iter()
             .map(Scenario::name)
-            .chain(limits.iter().map(|limit| limit.name.to_owned()))
+            .chain(limits.iter().map(|limit| limit.name.clone()))
+            .chain(tracking.iter().map(|tracking| tracking.name.clone()))
             .for_each(|name| println!("{name}"));
         return Ok(ExitCode::SUCCESS);
     }
-    if scenarios.is_empty() && limits.is_empty() {
+    if scenarios.is_empty() && limits.is_empty() && tracking.is_empty() {
         return Err(io::Error::other("nothing has such a name; --list shows them"));
     }
     interrupt::install()?;
     let programs = Programs::find(&args.criu)?;
     let settings = Settings {
-        repeats: usize::from(args.repeats.unwrap_or(if args.quick { 1 } else { 5 })),
+        repeats,
         images: args.on_disk.clone().unwrap_or_else(|| PathBuf::from("/dev/shm")),
         on_disk: args.on_disk.is_some(),
     };
     let conditions = Conditions::gather(&programs, &settings, args.quick)?;
-    let limits = run_limits(&limits, &settings, args.quick)?;
+    if !limits.is_empty() {
+        godwit_wire::quic::keys::init(&limit_settings.keys, &[]).map_err(io::Error::other)?;
+    }
+    let contents = look_at_contents(wanted)?;
+    let limits = run_limits(&limits, &settings)?;
+    let tracking = run_tracking(&tracking)?;
     let scenarios = run_scenarios(&scenarios, &programs, settings)?;
-    let targets = targets::judge(&scenarios, &limits);
-    let results = Results { schema: 1, conditions, scenarios, limits, targets };
+    let targets = targets::judge(&scenarios, &limits, &tracking);
+    let results = Results { schema: 1, conditions, scenarios, limits, contents, tracking, targets };
     let out = out_dir(args);
     fs::create_dir_all(&out)?;
     json::write(&results, &out)?;
@@ -99,20 +120,65 @@ fn run(args: &Args) -> io::Result<ExitCode> {
     Ok(ExitCode::from(u8::from(failed)))
 }
 
-fn run_limits(limits: &[limit::Limit], settings: &Settings, quick: bool) -> io::Result<Vec<LimitResult>> {
-    let bytes = if quick { 64 << 20 } else { 1 << 30 };
-    let mut results = Vec::new();
-    for limit in limits {
-        let mut rates = Vec::new();
-        for repeat in 0..=settings.repeats {
+/// A limit moves half a GiB: a second or less for most.
+fn limit_settings(args: &Args, own: &Path) -> limit::Settings {
+    let bytes = if args.quick { 32 << 20 } else { 512 << 20 };
+    let disk = args.on_disk.clone().unwrap_or_else(|| PathBuf::from("/var/tmp"));
+    let dirs = vec![("tmpfs".to_owned(), PathBuf::from("/dev/shm")), ("disk".to_owned(), disk)];
+    limit::Settings { bytes, keys: own.join("keys"), dirs }
+}
+
+/// All limits in turn, repeat by repeat; one that this machine lacks something for is left out.
+fn run_limits(limits: &[Limit<'_>], settings: &Settings) -> io::Result<Vec<LimitResult>> {
+    let mut runs: Vec<Option<Vec<Measured>>> = limits.iter().map(|_| Some(Vec::new())).collect();
+    for repeat in 0..=settings.repeats {
+        for (limit, runs) in limits.iter().zip(&mut runs) {
             interrupt::check()?;
-            let rate = (limit.measure)(bytes)?;
-            eprintln!("suite: {} {repeat}: {:.0} MiB/s", limit.name, rate.mib_per_s());
-            if repeat > 0 {
-                rates.push(rate);
+            let Some(measured) = runs else { continue };
+            match limit.run() {
+                Ok(one) => {
+                    eprintln!("suite: {} {repeat}: {:.0} MiB/s", limit.name, one.mib_per_s());
+                    measured.extend((repeat > 0).then_some(one));
+                }
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                    eprintln!("suite: SKIP {error}");
+                    *runs = None;
+                }
+                Err(error) => return Err(error),
             }
         }
-        results.push(LimitResult::of(limit, &rates));
+    }
+    let measured = limits.iter().zip(&runs).filter_map(|(limit, runs)| Some((limit, runs.as_ref()?)));
+    Ok(measured.map(|(limit, runs)| LimitResult::of(limit, runs)).collect())
+}
+
+/// How well each content that is measured packs.
+fn look_at_contents(wanted: impl Fn(&str) -> bool) -> io::Result<Vec<ContentResult>> {
+    let mut results = Vec::new();
+    for content in Content::value_variants() {
+        let name = value_name(content);
+        if !wanted(&name) {
+            continue;
+        }
+        interrupt::check()?;
+        let packs = sample::of(*content).and_then(|sample| Compressibility::of(&sample));
+        let (packs, skipped) = match packs {
+            Ok(packs) => (Some(packs), None),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => (None, Some(error.to_string())),
+            Err(error) => return Err(error),
+        };
+        results.push(ContentResult { content: name, packs, skipped });
+    }
+    Ok(results)
+}
+
+fn run_tracking(all: &[Tracking]) -> io::Result<Vec<TrackingResult>> {
+    let mut results = Vec::new();
+    for tracking in all {
+        interrupt::check()?;
+        let result = tracking.run()?;
+        eprintln!("suite: {}", result.line());
+        results.push(result);
     }
     Ok(results)
 }
@@ -125,6 +191,11 @@ fn run_scenarios(
     let runner = Runner::new(programs.clone(), settings)?;
     let mut results = Vec::new();
     for scenario in scenarios {
+        let why = scenario.workload.content.heap().and_then(heap::missing);
+        if let Some(why) = why {
+            eprintln!("suite: SKIP {}: {why}", scenario.name());
+            continue;
+        }
         let outcome = runner.run(scenario, &mut |line| eprintln!("suite: {line}"))?;
         results.push(ScenarioResult::of(&outcome));
     }

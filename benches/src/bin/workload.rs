@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use clap::Parser;
+use godwit_benches::workload::heap::{Heap, RedisHeap, become_python};
 use godwit_benches::workload::hot_set::{How, Plan, rewrite};
 use godwit_benches::workload::{Content, fill};
 
@@ -45,8 +46,24 @@ fn main() -> io::Result<()> {
         // One of them was the directory just read, closed by now.
         let _ = nix::unistd::close(fd);
     }
-    let mut memory = vec![0; args.memory_mib << 20];
-    fill(args.content, &mut memory);
+    let mut memory = Vec::new();
+    match args.content.heap() {
+        Some(Heap::Cpython | Heap::Sqlite) if args.hot_percent > 0 => {
+            return Err(io::Error::other("an interpreter's heap has no hot set: leave out --hot-percent"));
+        }
+        Some(heap @ (Heap::Cpython | Heap::Sqlite)) => {
+            return Err(become_python(heap, args.memory_mib, &args.ready));
+        }
+        Some(Heap::Redis) => {
+            let heap = RedisHeap::open()?;
+            memory.resize(args.memory_mib << 20, 0);
+            heap.fill(&mut memory);
+        }
+        None => {
+            memory.resize(args.memory_mib << 20, 0);
+            fill(args.content, &mut memory);
+        }
+    }
     // Read from outside, by process_vm_readv.
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     say_ready(&args.ready, &format!("{:x}\n", std::ptr::from_ref(&WRITTEN).addr()))?;

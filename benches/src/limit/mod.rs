@@ -1,44 +1,22 @@
-//! What the machine could do at all: each limit is one part of the page path alone.
+//! Limits: what this machine can do at best, piece by piece, so that what godwit reaches can be read as a share of it.
 //!
-//! A new limit: a file beside this one with a function that makes a [`Rate`], and its line in [`all`].
+//! Each limit moves bytes for a second or so and says how many, in what time, at what cost of CPU. Those with two ends
+//! have two processes: the running program starts itself with a hidden first argument, see [`far_side`].
+//!
+//! Reading order: [`measured`] (what is reported), [`catalog`], then one file per subject: [`memory`], [`codec`],
+//! [`udp`], [`quic`], [`tcp`], [`file`]; [`far`] is the second process, [`source`] what is sent.
 
-use std::io;
+pub mod catalog;
+pub mod codec;
+mod far;
+pub mod file;
+pub mod measured;
+pub mod memory;
+pub mod quic;
+pub mod source;
+pub mod tcp;
+pub mod udp;
 
-use serde::Serialize;
-
-/// One measurement of a limit.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct Rate {
-    /// Bytes moved.
-    pub bytes: u64,
-    /// In how many seconds.
-    pub wall_s: f64,
-    /// CPU time of all who took part, in seconds.
-    pub cpu_s: f64,
-}
-
-impl Rate {
-    /// MiB a second.
-    pub fn mib_per_s(&self) -> f64 {
-        self.bytes as f64 / f64::from(1 << 20) / self.wall_s
-    }
-
-    /// CPU-seconds a GiB.
-    pub fn cpu_s_per_gib(&self) -> f64 {
-        self.cpu_s / (self.bytes as f64 / f64::from(1 << 30))
-    }
-}
-
-/// Something the page path leans on, alone.
-#[derive(Clone, Copy)]
-pub struct Limit {
-    /// Its name in results.
-    pub name: &'static str,
-    /// Moves `bytes` and says how long that took.
-    pub measure: fn(bytes: u64) -> io::Result<Rate>,
-}
-
-/// All of them, from the fastest down.
-pub fn all() -> Vec<Limit> {
-    vec![]
-}
+pub use catalog::{Limit, Settings, catalog};
+pub use far::far_side;
+pub use measured::Measured;

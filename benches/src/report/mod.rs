@@ -1,17 +1,20 @@
 //! What was measured, for people and for programs: one [`Results`], shown as a table, as JSON and as plots.
 
 pub mod json;
+mod limits;
 pub mod svg;
 pub mod table;
 
 use serde::Serialize;
 
 use crate::conditions::Conditions;
-use crate::limit::{Limit, Rate};
+use crate::limit::{Limit, Measured};
 use crate::peer::Sample;
 use crate::runner::Outcome;
 use crate::summary::Series;
 use crate::targets::Verdict;
+use crate::tracking::catalog::TrackingResult;
+use crate::workload::sample::Compressibility;
 
 /// Everything: what `results.json` holds.
 #[derive(Clone, Debug, Serialize)]
@@ -24,6 +27,10 @@ pub struct Results {
     pub scenarios: Vec<ScenarioResult>,
     /// The limits of the machine.
     pub limits: Vec<LimitResult>,
+    /// How well the workloads' memory packs.
+    pub contents: Vec<ContentResult>,
+    /// What tracking costs.
+    pub tracking: Vec<TrackingResult>,
     /// What has to be reached, and whether it was.
     pub targets: Vec<Verdict>,
 }
@@ -104,11 +111,27 @@ pub struct Ratio {
 #[derive(Clone, Debug, Serialize)]
 pub struct LimitResult {
     /// Its name.
-    pub limit: &'static str,
+    pub limit: String,
     /// MiB a second.
     pub mib_per_s: Series,
-    /// CPU-seconds a GiB.
+    /// CPU-seconds a GiB, of the only process or of the sender.
     pub cpu_s_per_gib: Series,
+    /// The same of the receiver.
+    #[serde(skip_serializing_if = "Series::is_empty")]
+    pub receiver_cpu_s_per_gib: Series,
+}
+
+/// What a workload's memory holds.
+#[derive(Clone, Debug, Serialize)]
+pub struct ContentResult {
+    /// Its name.
+    pub content: String,
+    /// How well it packs; nothing where it cannot be made here.
+    #[serde(flatten)]
+    pub packs: Option<Compressibility>,
+    /// Why it cannot be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skipped: Option<String>,
 }
 
 impl ScenarioResult {
@@ -185,11 +208,12 @@ impl PeerResult {
 
 impl LimitResult {
     /// Puts the rates of a limit in order.
-    pub fn of(limit: &Limit, rates: &[Rate]) -> LimitResult {
+    pub fn of(limit: &Limit<'_>, runs: &[Measured]) -> LimitResult {
         LimitResult {
-            limit: limit.name,
-            mib_per_s: rates.iter().map(Rate::mib_per_s).collect(),
-            cpu_s_per_gib: rates.iter().map(Rate::cpu_s_per_gib).collect(),
+            limit: limit.name.clone(),
+            mib_per_s: runs.iter().map(Measured::mib_per_s).collect(),
+            cpu_s_per_gib: runs.iter().map(Measured::cpu_s_per_gib).collect(),
+            receiver_cpu_s_per_gib: runs.iter().filter_map(Measured::far_cpu_s_per_gib).collect(),
         }
     }
 }

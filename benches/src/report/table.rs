@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{PeerResult, Results, ScenarioResult};
+use super::{PeerResult, Results, ScenarioResult, limits};
 use crate::summary::Series;
 
 /// All of it as text.
@@ -11,6 +11,9 @@ pub fn render(results: &Results) -> String {
     for scenario in &results.scenarios {
         render_scenario(&mut text, scenario);
     }
+    limits::limits(&mut text, &results.limits);
+    limits::contents(&mut text, &results.contents);
+    limits::tracking(&mut text, &results.tracking);
     text
 }
 

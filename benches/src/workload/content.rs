@@ -1,6 +1,7 @@
 //! What fills memory: it decides what compression and zero tests are worth.
 
 use super::PAGE;
+use super::heap::Heap;
 
 /// What fills the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -11,9 +12,27 @@ pub enum Content {
     Text,
     /// Nine pages in ten are zero, the rest random: an overallocated heap.
     ZeroHeavy,
+    /// The heap of a CPython interpreter full of objects.
+    Cpython,
+    /// The heap of a sqlite database in memory.
+    Sqlite,
+    /// The heap of a Redis server, replayed from memory.
+    Redis,
 }
 
-/// Fills memory page by page; the same every time.
+impl Content {
+    /// Which program's heap it is; `None` for what is generated.
+    pub fn heap(self) -> Option<Heap> {
+        match self {
+            Content::Random | Content::Text | Content::ZeroHeavy => None,
+            Content::Cpython => Some(Heap::Cpython),
+            Content::Sqlite => Some(Heap::Sqlite),
+            Content::Redis => Some(Heap::Redis),
+        }
+    }
+}
+
+/// Fills memory page by page; the same every time. Heaps are not made here: for them the memory stays as it is.
 pub fn fill(content: Content, memory: &mut [u8]) {
     for (number, page) in memory.chunks_mut(PAGE).enumerate() {
         match content {
@@ -22,6 +41,7 @@ pub fn fill(content: Content, memory: &mut [u8]) {
             Content::ZeroHeavy if number % 10 == 0 => random(number as u64, page),
             // Written, so that the page is there: an untouched one would cost nobody anything.
             Content::ZeroHeavy => page.fill(0),
+            Content::Cpython | Content::Sqlite | Content::Redis => {}
         }
     }
 }

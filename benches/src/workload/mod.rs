@@ -4,7 +4,9 @@
 //! of its session, holds no descriptor but 0, 1 and 2, and makes the file that it was given once its memory is filled.
 
 mod content;
+pub mod heap;
 pub mod hot_set;
+pub mod sample;
 mod victim;
 
 use std::io;
@@ -17,7 +19,7 @@ use crate::link::Link;
 use hot_set::Plan;
 
 /// Bytes of a page.
-const PAGE: usize = 4096;
+pub(crate) const PAGE: usize = 4096;
 
 /// What is moved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,7 +72,7 @@ impl Workload {
 }
 
 /// As the command line calls it.
-fn value_name(value: &impl clap::ValueEnum) -> String {
+pub fn value_name(value: &impl clap::ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
 

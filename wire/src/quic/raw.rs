@@ -62,6 +62,6 @@ fn wait<T>(
     task: tokio::task::JoinHandle<Result<T, String>>,
 ) -> Result<T, QuicError> {
     let peer = connection.peer();
-    let outcome = connection.handle().block_on(task).map_err(|why| why.to_string()).flatten();
+    let outcome = connection.handle().block_on(task).map_err(|why| why.to_string()).and_then(|done| done);
     outcome.map_err(|why| QuicError::Lost { peer, why })
 }
