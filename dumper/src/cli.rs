@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use nix::unistd::Pid;
 
+use crate::link::{Compress, Delta};
 use crate::options::{Afterwards, CriuVersion, Destination, Options, RestorePidns, RoundLimits};
 use crate::predump::tracker::Choice;
 use crate::task::files::ghost::LIMIT_BYTES_MAX;
@@ -85,6 +86,14 @@ pub struct Source {
     /// Threads that read pages.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=64))]
     pub readers: u8,
+    /// How pages are compressed on the way to a page server: auto (lz4 or zstd, as it pays on the link), never, lz4,
+    /// zstd (level 3) or zstd:LEVEL, -7 to 19.
+    #[arg(long, value_name = "HOW", default_value = "auto", allow_hyphen_values = true)]
+    pub compress: Compress,
+    /// Send pages that hardly changed as what they differ in from the round before, and unchanged ones by their hash;
+    /// auto does so while the link is slow enough for compression.
+    #[arg(long, value_enum, default_value_t = Delta::Auto)]
+    pub delta: Delta,
     /// Take every listed page at the last freeze without the alive set (tests only).
     #[arg(long, hide = true)]
     pub no_alive_set: bool,
@@ -327,6 +336,8 @@ impl Source {
             action_scripts: self.action_scripts.clone(),
             criu_version: self.criu_version,
             readers: usize::from(self.readers),
+            compress: self.compress,
+            delta: self.delta,
             alive_set: !self.no_alive_set,
             ghost_limit: self.ghost_limit,
             state_dir: self.state_dir.clone(),

@@ -31,6 +31,7 @@ use crate::freeze::seize::{self, Frozen};
 use crate::handover::{self, HandedOver};
 use crate::interrupt;
 use crate::options::{CriuVersion, Options};
+use crate::pool::Pool;
 use crate::predump::pages::{self, PageSource, SentPages, StopOthers};
 use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
 use crate::predump::segments;
@@ -110,6 +111,8 @@ struct Host {
     /// What a restore drops, as it was seen before the freeze.
     losses: Vec<Loss>,
     stats: DumpStats,
+    /// Where pages are read into.
+    pool: Pool,
 }
 
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
@@ -143,7 +146,8 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
         return Err(handover::refuse_kill_first(root.pid));
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
-    Ok(Host { _claim: claim, root, layout, inventory, target, origin, cgroup, criu, losses, stats })
+    let pool = Pool::default();
+    Ok(Host { _claim: claim, root, layout, inventory, target, origin, cgroup, criu, losses, stats, pool })
 }
 
 fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
@@ -153,6 +157,7 @@ fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
         origin: &host.origin,
         inventory: &host.inventory,
         options,
+        pool: &host.pool,
         first_round: host.target.first_round(),
     };
     if options.limits.rounds_max == 0 {
@@ -271,7 +276,8 @@ fn dump_task<'a>(
     let mut images =
         steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;
     let stop = AtomicBool::new(false);
-    let source = PageSource { stop: &stop, ..page_source(options, host, &segments) };
+    let hot = rounds.hot.of_round(host.target.sink().takes(), rounds.base.as_ref());
+    let source = PageSource { stop: &stop, hot, ..page_source(options, host, &segments) };
     let (sent, state) = std::thread::scope(|scope| {
         let (plan, sink, _stop) = (images.plan(), images.sink(), StopOthers(&stop));
         let pages = scope.spawn(move || source.send_all(plan, sink));
@@ -311,9 +317,18 @@ impl FlagsReader {
 }
 
 /// The stopped process's memory: a page that is listed must be there.
-fn page_source<'a>(options: &Options, host: &Host, segments: &'a [Segment]) -> PageSource<'a> {
-    let (pid, readers) = (host.root.pid, options.readers);
-    PageSource { pid, live: false, readers, segments, hashed_slots: 0, stop: &pages::GOES_ON }
+fn page_source<'a>(options: &Options, host: &'a Host, segments: &'a [Segment]) -> PageSource<'a> {
+    let (pid, pool, stop) = (host.root.pid, &host.pool, &pages::GOES_ON);
+    PageSource {
+        pid,
+        live: false,
+        readers: options.readers,
+        segments,
+        hashed_slots: 0,
+        pool,
+        hot: None,
+        stop,
+    }
 }
 
 /// What the task and each of its threads said.
@@ -527,7 +542,7 @@ fn report(host: &Host, rounds: Rounds, sealed: SealedSet, ended: Ended, total: D
         freeze: sealed.report.map(|_| sealed.stats.freezing + sealed.stats.frozen),
         downtime: ended.downtime,
         total,
-        wire_bytes: host.target.wire_bytes(),
+        link: host.target.counters(),
         restored_pid: ended.handed_over.restored_pid,
         losses: &losses,
         restore_command: sealed.report.and(by_hand),

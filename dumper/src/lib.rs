@@ -3,7 +3,8 @@
 //! The rooms in the order in which a dump passes through them: [`prepare`] (nothing is touched), [`predump`]
 //! (rounds), [`freeze`], [`collect`], [`task`], [`finish`], [`handover`]. [`flow`] is the dump itself, a line a step,
 //! and [`step`] names the steps. Below them: [`remote`] (system calls inside a stopped task), [`procfs`] (what the
-//! kernel tells), [`sys`] (system calls, the only `unsafe`), [`link`] (the page server). Beside them: [`doctor`],
+//! kernel tells), [`sys`] (system calls, the only `unsafe`), [`link`] (the page server), [`pool`] (memory that is used
+//! again). Beside them: [`doctor`],
 //! [`session`], [`demo`], [`interrupt`] (signals), and [`cli`] with [`commands`].
 #![deny(unsafe_code)]
 
@@ -21,6 +22,7 @@ pub mod interrupt;
 pub mod link;
 pub mod logging;
 pub mod options;
+pub mod pool;
 pub mod predump;
 pub mod prepare;
 pub mod procfs;

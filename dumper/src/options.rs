@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
+use crate::link::{Compress, Delta};
 use crate::predump::tracker::Choice;
 
 /// What happens to the source once its images are whole.
@@ -117,6 +118,10 @@ pub struct Options {
     pub criu_version: Option<CriuVersion>,
     /// Threads that read pages, at least 1.
     pub readers: usize,
+    /// Whether and how pages are compressed on the way to a page server.
+    pub compress: Compress,
+    /// Whether pages are sent by what the base round holds of them.
+    pub delta: Delta,
     /// Take the alive set at the last freeze. Only a test turns it off, to see pages go wrong.
     pub alive_set: bool,
     /// How many bytes of a deleted file may go into the images.

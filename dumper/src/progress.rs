@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
-use godwit_page_server::store::sink::{Fill, Sealed, Sink, SinkError};
+use godwit_page_server::store::sink::{Fill, Sealed, Sink, SinkError, Takes};
 use godwit_wire::image::manifest::Manifest;
 use godwit_wire::plan::{PAGE_SIZE, RoundPlan};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -89,5 +89,13 @@ impl Sink for Watched<'_> {
 
     fn abandon(&self, round: u32) -> Result<(), SinkError> {
         self.sink.abandon(round)
+    }
+
+    fn takes(&self) -> Takes {
+        self.sink.takes()
+    }
+
+    fn check_round(&self, round: u32) -> Result<(), SinkError> {
+        self.sink.check_round(round)
     }
 }

@@ -11,6 +11,7 @@ use hdrhistogram::Histogram;
 use nix::unistd::Pid;
 use serde::Serialize;
 
+use crate::link::{LinkCounters, Shares};
 use crate::predump::pages::{self, SentPages};
 use crate::refusal::Loss;
 
@@ -55,6 +56,10 @@ pub struct RoundReport {
     pub pages_data: u64,
     /// Pages sent as zeros.
     pub pages_zero: u64,
+    /// Pages sent by the hash of what the round before holds.
+    pub pages_same: u64,
+    /// Pages sent as what they differ in from the round before.
+    pub pages_delta: u64,
     /// Pages that were listed and gone when they were read.
     pub pages_gone: u64,
     /// From the scan to the acknowledgement.
@@ -64,9 +69,9 @@ pub struct RoundReport {
 }
 
 impl RoundReport {
-    /// Pages sent, of either kind.
+    /// Pages sent, of any kind.
     pub fn pages_sent(&self) -> u64 {
-        self.pages_data + self.pages_zero
+        self.pages_data + self.pages_zero + self.pages_same + self.pages_delta
     }
 
     /// With the pages of shared memory segments added.
@@ -119,6 +124,8 @@ pub struct Report {
     pub memory_bytes: u64,
     /// Bytes of UDP payload sent to the page server; 0 for a local directory.
     pub wire_bytes: u64,
+    /// What the pages took on the way to a page server, by their form.
+    pub link: Shares,
     /// Whether it runs at the destination.
     pub restored: bool,
     /// Its pid there, as the destination's host sees it.
@@ -153,8 +160,8 @@ pub struct Outcome<'a> {
     pub downtime: Duration,
     /// From start to end.
     pub total: Duration,
-    /// UDP payload sent.
-    pub wire_bytes: u64,
+    /// What went over the link.
+    pub link: LinkCounters,
     /// Its pid at the destination.
     pub restored_pid: Option<i32>,
     /// What a restore drops.
@@ -184,7 +191,8 @@ impl Report {
             downtime_ms: ms(outcome.downtime),
             total_ms: ms(outcome.total),
             memory_bytes: memory_pages * PAGE_SIZE,
-            wire_bytes: outcome.wire_bytes,
+            wire_bytes: outcome.link.sent_bytes,
+            link: outcome.link.shares,
             restored: outcome.restored_pid.is_some(),
             restored_pid: outcome.restored_pid,
             freezes: Percentiles::of(&freezes),
@@ -203,10 +211,12 @@ impl fmt::Display for Report {
         for round in &self.rounds {
             writeln!(
                 f,
-                "round {:>2}: {:>9} pages sent ({} zero, {} gone), {} in the round before, {:.1} ms (fsync {:.1} ms)",
+                "round {:>2}: {:>9} pages sent ({} zero, {} same, {} in part, {} gone), {} in the round before, {:.1} ms (fsync {:.1} ms)",
                 round.round,
                 round.pages_sent(),
                 round.pages_zero,
+                round.pages_same,
+                round.pages_delta,
                 round.pages_gone,
                 round.pages_in_parent,
                 round.duration_us as f64 / 1e3,
@@ -224,6 +234,17 @@ impl fmt::Display for Report {
             self.total_ms,
             self.wire_bytes as f64 / MIB,
         )?;
+        let forms = [
+            ("as they are", self.link.raw),
+            ("by lz4", self.link.lz4),
+            ("by zstd", self.link.zstd),
+            ("in part", self.link.delta),
+            ("by their hash", self.link.same),
+        ];
+        for (form, share) in forms.iter().filter(|(_, share)| share.frames > 0) {
+            let (pages, payload) = (share.page_bytes as f64 / MIB, share.payload_bytes as f64 / MIB);
+            writeln!(f, "pages sent {form}: {pages:.1} MiB in {payload:.1} MiB, {} frames", share.frames)?;
+        }
         for loss in &self.losses {
             writeln!(f, "not restored: {loss}")?;
         }

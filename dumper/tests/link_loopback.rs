@@ -18,6 +18,7 @@ use godwit_page_server::store::disk::real::RealDisk;
 use godwit_page_server::store::sink::{Content, Fill, Sealed, Sink, SinkError};
 use godwit_wire::control::Hello;
 use godwit_wire::error::Code;
+use godwit_wire::frame::Method;
 use godwit_wire::plan::{
     EXTENT_SLOTS, PAGE_SIZE, PE_PRESENT, PageOwner, PageRun, PagesPlan, RoundKind, RoundPlan,
 };
@@ -162,9 +163,9 @@ fn code(error: &SinkError) -> Option<Code> {
 
 #[test]
 fn two_rounds_and_a_final_set_arrive_byte_for_byte() {
-    for connections in [1, 3] {
+    for (connections, method) in [(1, Method::Lz4), (3, Method::Zstd(-1))] {
         let lab = Lab::start();
-        let options = LinkOptions { connections, compress: Compress::Always, ..options() };
+        let options = LinkOptions { connections, compress: Compress::Always(method), ..options() };
         let link = Link::connect(&lab.address, &lab.client(), options).unwrap();
         let sink = link.open_session(wish("web")).unwrap();
         let mut rng = Rng(7 + u64::from(connections));
@@ -184,9 +185,11 @@ fn two_rounds_and_a_final_set_arrive_byte_for_byte() {
         link.close_session().unwrap();
         assert_eq!(lab.names("web"), ["final", "round-0001", "round-0002"]);
         let counters = sink.counters();
-        assert!(counters.payload_bytes > 0 && counters.sent_bytes > 0 && counters.received_bytes > 0);
+        let (lz4, zstd) = (counters.shares.lz4, counters.shares.zstd);
+        let (packed, other) = if method == Method::Lz4 { (lz4, zstd) } else { (zstd, lz4) };
+        assert!(packed.frames > 0 && other.frames == 0 && counters.received_bytes > 0, "{counters:?}");
         assert!(
-            counters.sent_bytes < counters.payload_bytes,
+            packed.payload_bytes < packed.page_bytes / 4 && counters.sent_bytes < packed.page_bytes,
             "pages of one repeated number shrink: {counters:?}"
         );
     }
@@ -228,6 +231,51 @@ fn pages_wrongly_called_the_same_are_asked_for_and_sent_again() {
     }
     seal(&sink, &second).unwrap();
     assert_eq!(lab.memory("web", "final"), memory);
+}
+
+#[test]
+fn what_pages_differ_in_counts_only_on_the_base_that_it_was_made_of() {
+    let lab = Lab::start();
+    let sink = lab.session("web");
+    let mut rng = Rng(9);
+    let first = of_session(plain_round(1, RoundKind::Round, 300, &mut rng), "web");
+    send(&sink, &first, &mut rng).unwrap();
+    let mut memory = first.memory.clone();
+    memory.get_mut(&PageOwner::Task(1)).unwrap().values_mut().for_each(|number| *number = rng.next());
+    let mut second = of_session(round_of(&memory, 2, None, RoundKind::Final, &mut rng), "web");
+    (second.plan.base_round, second.manifest.base_round) = (Some(1), Some(1));
+    sink.begin(&second.plan).unwrap();
+    let bytes_of = |numbers: &[u64]| match data_of(numbers) {
+        Content::Data(bytes) => bytes,
+        other => panic!("{other:?}"),
+    };
+    let held = &first.slots[&1];
+    for (at, numbers) in second.slots[&1].chunks(EXTENT_SLOTS as usize).enumerate() {
+        let first_slot = at as u64 * EXTENT_SLOTS;
+        let held = &held[first_slot as usize..][..numbers.len()];
+        let (held_bytes, bytes) = (bytes_of(held), bytes_of(numbers));
+        let difference: Bytes = held_bytes.iter().zip(&bytes[..]).map(|(one, two)| one ^ two).collect();
+        let mut bases = hashes_of(held);
+        if at == 1 {
+            // One base is another one than the server holds.
+            bases[7][0] ^= 1;
+        }
+        let content = Content::Delta { bases, difference };
+        sink.fill(Fill { round: 2, pages_id: 1, first_slot, content }).unwrap();
+    }
+    for (name, bytes) in &second.images {
+        sink.image(2, name, bytes.clone()).unwrap();
+    }
+    let wanted = sink.seal(2, &second.manifest).unwrap_err();
+    let SinkError::WantData { slots, .. } = &wanted else { panic!("{wanted}") };
+    assert_eq!(*slots, [std::ops::Range { start: EXTENT_SLOTS, end: 300 }]);
+    let content = data_of(&second.slots[&1][EXTENT_SLOTS as usize..]);
+    for (first_slot, content) in split(&content, EXTENT_SLOTS) {
+        sink.fill(Fill { round: 2, pages_id: 1, first_slot, content }).unwrap();
+    }
+    seal(&sink, &second).unwrap();
+    assert_eq!(lab.memory("web", "final"), memory);
+    assert!(sink.counters().shares.delta.frames == 2, "{:?}", sink.counters());
 }
 
 /// Cuts data at extent borders.

@@ -14,6 +14,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::Value;
 use support::child::{Finished, Running};
 use support::lab::{BOTH, CriuVersion, Restored};
 use support::memory::{self, Difference, Mapping};
@@ -24,6 +25,7 @@ use support::{Scene, images};
 /// One migration that is to be compared.
 #[derive(Clone, Debug)]
 struct Run {
+    program: &'static str,
     seed: u64,
     rounds: u32,
     criu: CriuVersion,
@@ -36,6 +38,7 @@ struct Sealed {
     source: Vec<Mapping>,
     rseq: Vec<u64>,
     images: PathBuf,
+    report: Value,
 }
 
 /// Holds the source at `post-dump`, when all of it is sealed and it still lies frozen, until the file `go` is made.
@@ -55,7 +58,7 @@ fn write_hold(dir: &Path) -> PathBuf {
 fn seal(scene: &Scene, server: &Server, run: &Run) -> Result<Sealed, String> {
     let (seed, threads) = (run.seed.to_string(), (1 + run.seed % 4).to_string());
     let pause_us = ["20", "100", "300", "2000"][(run.seed / 4 % 4) as usize];
-    let victim = Victim::start(scene, "churn", &[&seed, &threads, pause_us]);
+    let victim = Victim::start(scene, run.program, &[&seed, &threads, pause_us]);
     let hold = scene.subdir("hold");
     let (name, rounds) = (format!("{}-{}", victim.pid, run.seed), run.rounds.to_string());
     let script = write_hold(&hold);
@@ -81,7 +84,8 @@ fn seal(scene: &Scene, server: &Server, run: &Run) -> Result<Sealed, String> {
         return Err(format!("not migrated: {finished}"));
     }
     expect_rounds(&finished, run)?;
-    Ok(Sealed { victim, source, rseq, images: server.images.join(name).join("final") })
+    let (images, report) = (server.images.join(name).join("final"), report(&finished));
+    Ok(Sealed { victim, source, rseq, images, report })
 }
 
 /// That there were as many rounds as asked for, and that the last set leaves something to them.
@@ -138,7 +142,19 @@ fn number(name: &str) -> Option<u64> {
 /// What is tried: one seed that was asked for, or a row of fixed ones and some that nobody chose.
 fn runs() -> Vec<Run> {
     let criu = |seed: u64| BOTH[(seed % 2) as usize];
-    let run = |seed: u64, rounds: u32| Run { seed, rounds, criu: criu(seed), options: &[] };
+    // The page server is next door, so that by itself a dump neither packs pages nor spares any.
+    let options = |seed: u64| match seed % 3 {
+        0 => &["--compress", "lz4", "--delta", "always"][..],
+        1 => &["--compress", "zstd:-1", "--delta", "always"],
+        _ => &[],
+    };
+    let run = |seed: u64, rounds: u32| Run {
+        program: "churn",
+        seed,
+        rounds,
+        criu: criu(seed),
+        options: options(seed),
+    };
     if let Some(seed) = number("GODWIT_MEMORY_SEED") {
         return vec![run(seed, number("GODWIT_MEMORY_ROUNDS").unwrap_or(3) as u32)];
     }
@@ -172,13 +188,45 @@ fn every_page_of_the_copy_is_the_sources() {
     assert!(pages > 100 * runs.len(), "only {pages} pages were compared in {} migrations", runs.len());
 }
 
+/// Pages that are written over and over travel by what the round before holds of them, and are right.
+#[test]
+fn pages_that_hardly_change_are_spared_and_equal() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    let scene = Scene::new("spared");
+    let server = Server::start_with(&scene, &[], &[]);
+    let ways: [&'static [&'static str]; 3] = [
+        &["--compress", "lz4", "--delta", "always"],
+        &["--compress", "zstd", "--delta", "always"],
+        &["--compress", "never", "--delta", "always"],
+    ];
+    for (seed, options) in (3..).zip(ways) {
+        let run = Run { program: "hot", seed, rounds: 4, criu: CriuVersion::V4_2, options };
+        let mut sealed = seal(&scene, &server, &run).unwrap();
+        sealed.victim.expect_killed();
+        let report = &sealed.report;
+        let pages = |form: &str| report["link"][form]["page_bytes"].as_u64().unwrap() / 4096;
+        // The second round notes what it sends; the third, the fourth and the last set can spare.
+        assert!(pages("same") >= 512 && pages("delta") >= 512, "{report}");
+        let of_rounds = |field: &str| -> u64 {
+            report["rounds"].as_array().unwrap().iter().map(|round| round[field].as_u64().unwrap()).sum()
+        };
+        assert_eq!((of_rounds("pages_same"), of_rounds("pages_delta")), (pages("same"), pages("delta")));
+        let payload = |form: &str| report["link"][form]["payload_bytes"].as_u64().unwrap();
+        assert_eq!(payload("same"), pages("same") * 16);
+        assert!(payload("delta") * 8 < pages("delta") * 4096, "{report}");
+        let differences = compare(&sealed, &run).unwrap();
+        assert!(differences.is_empty(), "{options:?}: {differences:#?}");
+        scene.sweep();
+    }
+}
+
 /// The comparison must see what it is there to see: one byte of one page.
 #[test]
 fn one_changed_byte_is_one_difference() {
     require!("root", "cc", "criu-4.2", "page-server");
     let scene = Scene::new("unequal");
     let server = Server::start_with(&scene, &[], &[]);
-    let run = Run { seed: 77, rounds: 2, criu: CriuVersion::V4_2, options: &[] };
+    let run = Run { program: "churn", seed: 77, rounds: 2, criu: CriuVersion::V4_2, options: &[] };
     let mut sealed = seal(&scene, &server, &run).unwrap();
     sealed.victim.expect_killed();
     // In the middle of the file lies what is in no library and on no stack: the areas of the threads.
@@ -198,7 +246,8 @@ fn memory_that_comes_back_is_a_difference() {
     require!("root", "cc", "criu-4.2", "page-server");
     let scene = Scene::new("stale");
     let server = Server::start_with(&scene, &[], &[]);
-    let run = Run { seed: 5, rounds: 5, criu: CriuVersion::V4_2, options: &["--no-alive-set"] };
+    let options = &["--no-alive-set"];
+    let run = Run { program: "churn", seed: 5, rounds: 5, criu: CriuVersion::V4_2, options };
     let mut sealed = seal(&scene, &server, &run).unwrap();
     sealed.victim.expect_killed();
     // Pages of mappings that are gone cannot be restored at all; those of mappings that stayed are seen.

@@ -2,10 +2,11 @@
 //!
 //! One thread reads the control stream and gives each answer to whoever waits for it; a request is sent by the
 //! thread that makes it. Reading order: this file (requests and answers), `session` (what may be asked for),
-//! `sink` (rounds), `pack` (what is worth compressing), `error`.
+//! `sink` (rounds), `payload` (what pages become on the wire), `pack` (how hard they are packed), `error`.
 
 mod error;
 mod pack;
+mod payload;
 mod session;
 mod sink;
 
@@ -26,6 +27,7 @@ use crate::interrupt;
 
 pub use error::LinkError;
 pub use pack::Compress;
+pub use payload::{Delta, Share, Shares};
 pub use session::{Decision, Done, RestorePidns, Restored, SessionStatus, SessionWish};
 pub use sink::{LinkCounters, RemoteSink};
 
@@ -43,8 +45,12 @@ pub struct LinkOptions {
     /// Connections that carry pages, each with a socket and a thread of its own; the first one carries the control
     /// stream too.
     pub connections: u32,
-    /// Whether pages are compressed.
+    /// Whether and how pages are compressed.
     pub compress: Compress,
+    /// Whether pages are sent by what the base round holds of them.
+    pub delta: Delta,
+    /// Threads that hand pages over.
+    pub senders: usize,
     /// How long answers may take.
     pub limits: Limits,
 }
@@ -52,7 +58,14 @@ pub struct LinkOptions {
 impl Default for LinkOptions {
     fn default() -> Self {
         let (tuning, limits) = (Tuning::default(), Limits::default());
-        LinkOptions { tuning, connections: 1, compress: Compress::Auto, limits }
+        LinkOptions {
+            tuning,
+            connections: 1,
+            compress: Compress::Auto,
+            delta: Delta::Auto,
+            senders: 2,
+            limits,
+        }
     }
 }
 

@@ -1,76 +1,189 @@
-//! Whether compression pays: it stays on only while the time that it saves on the link is more than the time
-//! that it costs.
+//! How pages are packed: as hard as the link is slow.
+//!
+//! Three ways, from light to hard: as they are, lz4, zstd. Pages are counted by windows. While the link is what everyone
+//! waits for, a harder way is tried; while it waits for the packing, a lighter one. What each way moved in its last
+//! window, in bytes of pages per second, is remembered for a while, so that a way which was tried and moved less is not
+//! tried over and over. It begins in the middle, since a slow link would take long to show what a wrong first guess costs.
 
 use std::time::Duration;
 
-/// Whether pages are compressed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+use godwit_wire::frame::Method;
+
+/// Whether and how pages are compressed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Compress {
-    /// While it pays.
+    /// By lz4 or zstd, as it pays on this link.
+    #[default]
     Auto,
-    /// Every block that shrinks.
-    Always,
+    /// Every block that shrinks, by this.
+    Always(Method),
     /// Never.
     Never,
 }
 
-/// Blocks after which the balance is drawn.
-const WINDOW: u32 = 64;
-/// Windows that compression stays off before it is tried again.
-const REST_WINDOWS: u32 = 8;
+impl std::str::FromStr for Compress {
+    type Err = String;
 
-/// The balance of compression.
+    /// `auto`, `never`, `lz4`, `zstd` (level 3) or `zstd:LEVEL`.
+    fn from_str(text: &str) -> Result<Compress, String> {
+        let levels = Method::LEVEL_MIN..=Method::LEVEL_MAX;
+        match text.split_once(':').map_or((text, None), |(name, level)| (name, Some(level))) {
+            ("auto", None) => Ok(Compress::Auto),
+            ("never", None) => Ok(Compress::Never),
+            ("lz4", None) => Ok(Compress::Always(Method::Lz4)),
+            ("zstd", None) => Ok(Compress::Always(Method::Zstd(ZSTD_DEFAULT))),
+            ("zstd", Some(level)) => match level.parse() {
+                Ok(level) if levels.contains(&level) => Ok(Compress::Always(Method::Zstd(level))),
+                _ => {
+                    Err(format!("{level:?} is no level of zstd from {} to {}", levels.start(), levels.end()))
+                }
+            },
+            _ => Err("it is auto, lz4, zstd, zstd:LEVEL or never".to_owned()),
+        }
+    }
+}
+
+/// Level of zstd where one is asked for without a level: zstd's own default.
+const ZSTD_DEFAULT: i32 = 3;
+/// Level of zstd that is taken on slow links: it packs nearly as fast as lz4 and to half of that.
+const ZSTD_AUTO: i32 = -1;
+/// A window: so many bytes of pages, and at least so long.
+const WINDOW_BYTES: u64 = 16 << 20;
+const WINDOW_MIN: Duration = Duration::from_millis(10);
+/// Bytes of pages after which a way that was left is worth another try.
+const FORGET_BYTES: u64 = 1 << 30;
+/// A queue of more than so many blocks a sender says that the link is what everyone waits for.
+const QUEUE_BLOCKS: f64 = 2.0;
+/// As much is on its way in any case.
+const QUEUE_MIN_BYTES: f64 = (256 << 10) as f64;
+/// So large a part of the senders' time spent in waiting for the link says the same.
+const WAITING_SHARE: f64 = 0.3;
+/// A harder way is taken where it moves so much more.
+const HARDER_GAIN: f64 = 1.1;
+/// A lighter way is taken where it moves as much as makes this: it costs less.
+const LIGHTER_GAIN: f64 = 0.95;
+
+/// The ways, from light to hard.
+const WAYS: usize = 3;
+const RAW: usize = 0;
+const LZ4: usize = 1;
+
+/// Frames of a window.
+#[derive(Clone, Copy, Debug, Default)]
+struct Window {
+    begun: Duration,
+    blocks: u32,
+    pages_bytes: u64,
+    payload_bytes: u64,
+    waited: Duration,
+    /// Of the link, when it began.
+    sent_bytes: u64,
+}
+
+/// Which way is taken.
 #[derive(Debug)]
 pub(super) struct Balance {
     mode: Compress,
-    blocks: u32,
-    /// Windows until compression is tried again; 0 while it is on.
-    rest: u32,
-    raw_bytes: u64,
-    sent_bytes: u64,
-    packing: Duration,
-    sending: Duration,
+    /// The hardest way that both sides can.
+    hardest: usize,
+    senders: f64,
+    way: usize,
+    window: Window,
+    /// Bytes handed over and not yet on the wire, about.
+    queue: f64,
+    /// What each way moved, in bytes of pages per second, and how many bytes of pages ago.
+    moved: [Option<(f64, u64)>; WAYS],
 }
 
 impl Balance {
-    pub(super) fn new(mode: Compress) -> Self {
-        let (packing, sending) = (Duration::ZERO, Duration::ZERO);
-        Balance { mode, blocks: 0, rest: 0, raw_bytes: 0, sent_bytes: 0, packing, sending }
-    }
-
-    /// Whether the next block is to be packed.
-    pub(super) fn is_on(&self) -> bool {
-        match self.mode {
-            Compress::Always => true,
-            Compress::Never => false,
-            Compress::Auto => self.rest == 0,
-        }
-    }
-
-    /// Notes what a block cost: its length, what was sent of it, the time to pack it and to hand it to the link
-    /// (which waits while the link is full).
-    pub(super) fn note(&mut self, raw_bytes: usize, sent_bytes: usize, packing: Duration, sending: Duration) {
-        self.blocks += 1;
-        self.raw_bytes += raw_bytes as u64;
-        self.sent_bytes += sent_bytes as u64;
-        self.packing += packing;
-        self.sending += sending;
-        if self.blocks < WINDOW {
-            return;
-        }
-        self.rest = match self.rest {
-            0 if self.pays() => 0,
-            0 => REST_WINDOWS,
-            rest => rest - 1,
+    /// `senders` threads hand pages over.
+    pub(super) fn new(mode: Compress, has_lz4: bool, has_zstd: bool, senders: usize) -> Self {
+        let mode = match mode {
+            Compress::Always(Method::Zstd(_)) if !has_zstd && has_lz4 => Compress::Always(Method::Lz4),
+            Compress::Always(Method::Zstd(_)) if !has_zstd => Compress::Never,
+            Compress::Always(Method::Lz4) | Compress::Auto if !has_lz4 => Compress::Never,
+            mode => mode,
         };
-        *self = Balance { rest: self.rest, ..Balance::new(self.mode) };
+        Balance {
+            mode,
+            hardest: if has_zstd { WAYS - 1 } else { LZ4 },
+            senders: senders.max(1) as f64,
+            way: LZ4,
+            window: Window::default(),
+            queue: 0.0,
+            moved: [None; WAYS],
+        }
     }
 
-    /// Whether sending the spared bytes too would have taken longer than packing did.
-    fn pays(&self) -> bool {
-        let spared = self.raw_bytes.saturating_sub(self.sent_bytes);
-        let would_take = self.sending.as_secs_f64() / self.sent_bytes.max(1) as f64 * spared as f64;
-        would_take > self.packing.as_secs_f64()
+    /// How the next block is packed.
+    pub(super) fn method(&self) -> Option<Method> {
+        match (self.mode, self.way) {
+            (Compress::Never, _) | (Compress::Auto, RAW) => None,
+            (Compress::Always(method), _) => Some(method),
+            (Compress::Auto, LZ4) => Some(Method::Lz4),
+            (Compress::Auto, _) => Some(Method::Zstd(ZSTD_AUTO)),
+        }
+    }
+
+    /// Notes a block: its length, that of its payload, and the time that its sender waited for the link. Says whether
+    /// the window is full, so that [`Balance::turn`] is to be called.
+    pub(super) fn note(&mut self, now: Duration, pages: usize, payload: usize, waited: Duration) -> bool {
+        let window = &mut self.window;
+        window.blocks += 1;
+        window.pages_bytes += pages as u64;
+        window.payload_bytes += payload as u64;
+        window.waited += waited;
+        self.mode == Compress::Auto
+            && window.pages_bytes >= WINDOW_BYTES
+            && now.saturating_sub(window.begun) >= WINDOW_MIN
+    }
+
+    /// Begins to count anew: nothing was sent for a while. `sent_bytes` is as for [`Balance::turn`].
+    pub(super) fn rest(&mut self, now: Duration, sent_bytes: u64) {
+        self.window = Window { begun: now, sent_bytes, ..Window::default() };
+        self.queue = 0.0;
+    }
+
+    /// A window is full; `sent_bytes` is what the link has sent of payload by now, since it was opened.
+    pub(super) fn turn(&mut self, now: Duration, sent_bytes: u64) {
+        let fresh = Window { begun: now, sent_bytes, ..Window::default() };
+        let window = std::mem::replace(&mut self.window, fresh);
+        let took = now.saturating_sub(window.begun).as_secs_f64().max(1e-6);
+        let (pages, payload) = (window.pages_bytes.max(1) as f64, window.payload_bytes as f64);
+        let drained = sent_bytes.saturating_sub(window.sent_bytes) as f64;
+        self.queue = (self.queue + payload - drained).max(0.0);
+        let is_queue =
+            QUEUE_MIN_BYTES + QUEUE_BLOCKS * self.senders * payload / f64::from(window.blocks.max(1));
+        let waiting = window.waited.as_secs_f64() / (took * self.senders);
+        let link_is_full = self.queue > is_queue || waiting > WAITING_SHARE;
+        // Before a full link it is the link's rate that counts, not that at which the queue grows; behind a queue that a
+        // lighter way has left, that at which pages are made.
+        let made = pages / took;
+        let moved = if link_is_full { made.min(drained / took / (payload / pages)) } else { made };
+        for (_, ago) in self.moved.iter_mut().flatten() {
+            *ago += window.pages_bytes;
+        }
+        self.moved[self.way] = Some((moved, 0));
+        if let Some(better) = self.better(moved, link_is_full) {
+            let mib_per_s = (moved / f64::from(1 << 20)) as u64;
+            tracing::debug!(from = self.way, to = better, mib_per_s, link_is_full, "another way of packing");
+            self.way = better;
+        }
+    }
+
+    /// A way that is known to move more, or that nobody knows and that lies where more is to be had.
+    fn better(&self, moved: f64, link_is_full: bool) -> Option<usize> {
+        let gain = |way: usize| if way > self.way { HARDER_GAIN } else { LIGHTER_GAIN };
+        let known =
+            |way: usize| self.moved[way].filter(|(_, ago)| *ago < FORGET_BYTES).map(|(moved, _)| moved);
+        let others = || (0..=self.hardest).filter(|way| *way != self.way);
+        let best =
+            others().filter_map(|way| Some((way, known(way)?))).max_by(|one, two| one.1.total_cmp(&two.1));
+        let known_better = best.filter(|(way, other)| *other > moved * gain(*way)).map(|(way, _)| way);
+        known_better.or_else(|| {
+            let next = if link_is_full { Some(self.way + 1) } else { self.way.checked_sub(1) };
+            next.filter(|next| *next <= self.hardest && known(*next).is_none())
+        })
     }
 }
 
@@ -78,17 +191,135 @@ impl Balance {
 mod tests {
     use super::*;
 
+    const MIB: f64 = (1 << 20) as f64;
+
+    /// A link and the threads before it, in steps of a block: what `godwit` would see of them.
+    struct Model {
+        /// Bytes a second that the link takes.
+        link: f64,
+        /// Bytes of pages a second that all senders together make, by way.
+        make: [f64; WAYS],
+        /// Length of a payload over that of its pages, by way.
+        ratio: [f64; WAYS],
+        /// Bytes that the link lets wait.
+        window: f64,
+        now: f64,
+        queue: f64,
+        sent: f64,
+    }
+
+    impl Model {
+        fn new(link_mib: f64, make_mib: [f64; WAYS], ratio: [f64; WAYS]) -> Model {
+            let make = make_mib.map(|rate| rate * MIB);
+            Model { link: link_mib * MIB, make, ratio, window: 64.0 * MIB, now: 0.0, queue: 0.0, sent: 0.0 }
+        }
+
+        fn pass(&mut self, seconds: f64) {
+            let drained = (self.link * seconds).min(self.queue);
+            (self.now, self.queue, self.sent) =
+                (self.now + seconds, self.queue - drained, self.sent + drained);
+        }
+
+        /// Sends so many MiB; returns how many bytes of pages went by each way.
+        fn send(&mut self, balance: &mut Balance, mib: u32) -> [f64; WAYS] {
+            let mut by_way = [0.0; WAYS];
+            let time = |at: f64| Duration::from_secs_f64(at);
+            for _ in 0..mib {
+                let way = balance.way;
+                by_way[way] += MIB;
+                self.pass(MIB / self.make[way]);
+                let payload = MIB * self.ratio[way];
+                let over = self.queue + payload - self.window;
+                let waited = if over > 0.0 { over / self.link } else { 0.0 };
+                self.pass(waited);
+                self.queue += payload;
+                // Both senders wait while the link takes nothing.
+                if balance.note(time(self.now), MIB as usize, payload as usize, time(waited * 2.0)) {
+                    balance.turn(time(self.now), self.sent as u64);
+                }
+            }
+            by_way
+        }
+    }
+
+    fn auto() -> Balance {
+        Balance::new(Compress::Auto, true, true, 2)
+    }
+
+    /// Of a heap of many objects: rates of two senders, and what packing leaves of it.
+    const HEAP: ([f64; WAYS], [f64; WAYS]) = ([2600.0, 1300.0, 950.0], [1.0, 0.29, 0.16]);
+
     #[test]
-    fn compression_rests_while_the_link_is_faster_and_is_tried_again() {
-        let mut balance = Balance::new(Compress::Auto);
-        let (slow, fast) = (Duration::from_millis(50), Duration::from_micros(50));
-        let packing = Duration::from_millis(2);
-        (0..WINDOW).for_each(|_| balance.note(1 << 20, 300 << 10, packing, slow));
-        assert!(balance.is_on(), "a slow link is worth it");
-        (0..WINDOW).for_each(|_| balance.note(1 << 20, 300 << 10, packing, fast));
-        assert!(!balance.is_on(), "a fast one is not");
-        (0..WINDOW * REST_WINDOWS).for_each(|_| balance.note(1 << 20, 1 << 20, Duration::ZERO, fast));
-        assert!(balance.is_on(), "it is tried again");
-        assert!(Balance::new(Compress::Always).is_on() && !Balance::new(Compress::Never).is_on());
+    fn a_slow_link_packs_from_the_first_block_on_and_harder_soon() {
+        for link in [1.25, 12.0, 60.0, 118.0] {
+            let mut model = Model::new(link, HEAP.0, HEAP.1);
+            let [raw, lz4, zstd] = model.send(&mut auto(), 1024);
+            assert_eq!(raw, 0.0, "{link} MiB/s");
+            assert!(lz4 <= 32.0 * MIB && zstd > 900.0 * MIB, "{link} MiB/s: {lz4} by lz4");
+        }
+    }
+
+    #[test]
+    fn a_link_that_is_faster_than_packing_gets_pages_as_they_are() {
+        // What one machine with both ends on two cores does: packing takes the time of the link's own threads.
+        let mut model = Model::new(1100.0, [2600.0, 700.0, 450.0], HEAP.1);
+        let [raw, lz4, zstd] = model.send(&mut auto(), 4096);
+        assert!(raw > 3900.0 * MIB, "{lz4} by lz4, {zstd} by zstd");
+    }
+
+    #[test]
+    fn between_them_lz4_is_right() {
+        // 5 Gbit/s.
+        let mut model = Model::new(590.0, HEAP.0, HEAP.1);
+        let [raw, lz4, zstd] = model.send(&mut auto(), 2048);
+        assert!(lz4 > 1800.0 * MIB, "{raw} as they are, {zstd} by zstd");
+    }
+
+    #[test]
+    fn what_does_not_shrink_costs_no_turns_and_what_follows_is_packed() {
+        let mut model = Model::new(118.0, [2600.0, 2500.0, 2500.0], [1.0; WAYS]);
+        let mut balance = auto();
+        model.send(&mut balance, 512);
+        let lz4_or_zstd = balance.method().is_some();
+        (model.make, model.ratio) = (HEAP.0.map(|rate| rate * MIB), HEAP.1);
+        let [raw, ..] = model.send(&mut balance, 1024);
+        assert!(lz4_or_zstd && raw <= 32.0 * MIB, "{raw} as they are");
+    }
+
+    #[test]
+    fn a_link_that_becomes_slow_is_noticed() {
+        let mut model = Model::new(1100.0, [2600.0, 700.0, 450.0], HEAP.1);
+        let mut balance = auto();
+        model.send(&mut balance, 512);
+        assert_eq!(balance.method(), None);
+        model.link = 118.0 * MIB;
+        let [raw, ..] = model.send(&mut balance, 1024);
+        assert!(raw < 150.0 * MIB, "{raw} as they are");
+    }
+
+    #[test]
+    fn what_was_asked_for_is_done_as_far_as_both_sides_can() {
+        let method = |mode, lz4, zstd| Balance::new(mode, lz4, zstd, 1).method();
+        let zstd = Compress::Always(Method::Zstd(7));
+        assert_eq!(method(zstd, true, true), Some(Method::Zstd(7)));
+        assert_eq!(method(zstd, true, false), Some(Method::Lz4));
+        assert_eq!(method(zstd, false, false), None);
+        assert_eq!(method(Compress::Auto, false, true), None);
+        assert_eq!(method(Compress::Never, true, true), None);
+        let mut without = Balance::new(Compress::Auto, true, false, 2);
+        Model::new(12.0, HEAP.0, HEAP.1).send(&mut without, 256);
+        assert_eq!(without.method(), Some(Method::Lz4));
+    }
+
+    #[test]
+    fn words_of_the_command_line() {
+        let parse = |text: &str| text.parse::<Compress>();
+        assert_eq!(parse("auto"), Ok(Compress::Auto));
+        assert_eq!(parse("never"), Ok(Compress::Never));
+        assert_eq!(parse("lz4"), Ok(Compress::Always(Method::Lz4)));
+        assert_eq!(parse("zstd"), Ok(Compress::Always(Method::Zstd(3))));
+        assert_eq!(parse("zstd:-7"), Ok(Compress::Always(Method::Zstd(-7))));
+        assert_eq!(parse("zstd:19"), Ok(Compress::Always(Method::Zstd(19))));
+        assert!(["", "gzip", "zstd:20", "zstd:-8", "zstd:", "lz4:1"].iter().all(|text| parse(text).is_err()));
     }
 }

@@ -7,21 +7,21 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use godwit_page_server::store::sink::{Content, Fill, Sealed, Sink, SinkError};
+use godwit_page_server::store::sink::{Content, Fill, Sealed, Sink, SinkError, Takes};
 use godwit_wire::control::{Resend, SessionOpened};
 use godwit_wire::error::Malformed;
-use godwit_wire::frame::{
-    Codec, FrameHeader, Join, Kind, Method, Packer, SECRET_LEN, Secret, SessionId, same_payload,
-};
+use godwit_wire::frame::{Codec, FrameHeader, Join, Kind, SECRET_LEN, Secret, SessionId};
 use godwit_wire::image::manifest::Manifest;
 use godwit_wire::plan::{PAGE_SIZE, RoundPlan};
 use godwit_wire::quic::{self, Connection, LaneSender};
 use godwit_wire::session::{Reply, Request, SealRequest};
-use godwit_wire::version::{FEATURE_LZ4, FEATURE_SAME};
 
 use super::Link;
 use super::error::LinkError;
-use super::pack::{Balance, Compress};
+use super::payload::{Payloads, Shares};
+
+/// What QUIC and TLS add to each packet, at the least: a short header, the tag, and the header of a stream frame.
+const PACKET_OVERHEAD: u64 = 35;
 
 /// A session at a page server, as a place for rounds. Fills may come from several threads; each takes a lane that
 /// is free.
@@ -29,15 +29,13 @@ pub struct RemoteSink {
     link: Link,
     name: String,
     opened: SessionOpened,
-    features: u64,
     lanes: Vec<Mutex<LaneSender>>,
     /// Connections besides that of the link.
     further: Vec<Connection>,
     next_lane: AtomicUsize,
     round: Mutex<Round>,
-    balance: Mutex<Balance>,
+    payloads: Payloads,
     frames: AtomicU64,
-    payload_bytes: AtomicU64,
 }
 
 #[derive(Default)]
@@ -51,8 +49,8 @@ struct Round {
 /// What went over a link.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkCounters {
-    /// Bytes of pages handed over as data.
-    pub payload_bytes: u64,
+    /// What went over it by the form of the pages.
+    pub shares: Shares,
     /// UDP payload sent, over all connections, in bytes.
     pub sent_bytes: u64,
     /// UDP payload received, over all connections, in bytes.
@@ -83,19 +81,16 @@ impl RemoteSink {
             lanes.push(Mutex::new(sender));
         }
         let features = link.server().features;
-        let compress = if features & FEATURE_LZ4 == 0 { Compress::Never } else { inner.options.compress };
         Ok(RemoteSink {
-            balance: Mutex::new(Balance::new(compress)),
+            payloads: Payloads::new(features, &inner.options),
             link,
             name,
             opened,
-            features,
             lanes,
             further,
             next_lane: AtomicUsize::new(0),
             round: Mutex::default(),
             frames: AtomicU64::new(0),
-            payload_bytes: AtomicU64::new(0),
         })
     }
 
@@ -120,16 +115,11 @@ impl RemoteSink {
         &self.opened
     }
 
-    /// Whether [`Content::Same`] can be sent.
-    pub fn takes_same(&self) -> bool {
-        self.features & FEATURE_SAME != 0
-    }
-
     /// What went over the link so far.
     pub fn counters(&self) -> LinkCounters {
         let first = self.link.stats();
-        let payload_bytes = self.payload_bytes.load(Ordering::Relaxed);
-        let mut sum = LinkCounters { payload_bytes, rtt: first.rtt, ..LinkCounters::default() };
+        let mut sum =
+            LinkCounters { shares: self.payloads.shares(), rtt: first.rtt, ..LinkCounters::default() };
         for stats in std::iter::once(first).chain(self.further.iter().map(Connection::stats)) {
             sum.sent_bytes += stats.sent_bytes;
             sum.received_bytes += stats.received_bytes;
@@ -138,34 +128,30 @@ impl RemoteSink {
         sum
     }
 
-    /// Sends one frame, its payload packed or not, on a free lane.
+    /// Sends one frame on a free lane.
     fn send(&self, header: FrameHeader, content: Content) -> Result<(), LinkError> {
-        let raw_bytes = match &content {
-            Content::Data(bytes) => bytes.len(),
-            _ => 0,
-        };
-        let packing = Instant::now();
-        let (codec, payload) = match content {
-            Content::Data(bytes) if lock(&self.balance).is_on() => pack(bytes),
-            Content::Data(bytes) => (Codec::Raw, bytes),
-            Content::Zero { .. } => (Codec::Raw, Bytes::new()),
-            Content::Same { hashes } => (Codec::Raw, same_payload(&hashes)),
-            Content::Delta { bases, difference } => pack_delta(&bases, &difference),
-        };
-        let packing = packing.elapsed();
-        let sent_bytes = payload.len();
+        let made = self.payloads.make(content);
+        let sent = made.sent();
         let misfit = |why: Malformed| LinkError::Frame { round: header.round, source: why };
-        let header = header.with_payload(codec, &payload).map_err(misfit)?;
+        let header = FrameHeader { kind: made.kind, ..header };
+        let header = header.with_payload(made.codec, &made.payload).map_err(misfit)?;
         let sending = Instant::now();
         self.free_lane()
-            .send(&header, payload)
+            .send(&header, made.payload)
             .map_err(|error| self.link.inner.lane_lost(header.round, error))?;
-        if raw_bytes > 0 {
-            lock(&self.balance).note(raw_bytes, sent_bytes, packing, sending.elapsed());
-            self.payload_bytes.fetch_add(raw_bytes as u64, Ordering::Relaxed);
-        }
+        self.payloads.note(&sent, sending.elapsed(), || self.drained());
         self.frames.fetch_add(1, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// Bytes that left this machine so far, without what each packet needs for itself; over all connections.
+    fn drained(&self) -> u64 {
+        let all = std::iter::once(self.link.stats()).chain(self.further.iter().map(Connection::stats));
+        all.map(|stats| {
+            let overhead = stats.sent_bytes * PACKET_OVERHEAD / u64::from(stats.mtu_bytes).max(1200);
+            stats.sent_bytes.saturating_sub(overhead)
+        })
+        .sum()
     }
 
     /// The first lane from a rotating start that nobody uses, else the one at the start.
@@ -204,6 +190,7 @@ impl Sink for RemoteSink {
                 let (number, epoch) = (accepted.round, accepted.epoch);
                 *lock(&self.round) = Round { number, epoch, wants: VecDeque::new() };
                 self.frames.store(0, Ordering::Release);
+                self.payloads.rest(self.drained());
                 Ok(())
             }
             Reply::RoundFailed(failed) => Err(broken(inner.round_failed(&failed))),
@@ -215,18 +202,14 @@ impl Sink for RemoteSink {
         let Fill { round, pages_id, first_slot, content } = fill;
         let refused = |why: &str| Err(SinkError::Refused { round, why: why.to_owned() });
         let pages = content.pages();
-        let kind = match &content {
-            Content::Data(bytes) if bytes.len() as u64 != pages * PAGE_SIZE => {
-                return refused("data that is no whole number of pages");
-            }
-            Content::Data(_) => Kind::Data,
-            Content::Zero { .. } => Kind::Zero,
-            Content::Same { .. } if !self.takes_same() => {
-                return refused("the page server does not take pages by their hash");
-            }
-            Content::Same { .. } => Kind::Same,
-            Content::Delta { .. } => Kind::Delta,
-        };
+        if let Content::Data(bytes) = &content
+            && bytes.len() as u64 != pages * PAGE_SIZE
+        {
+            return refused("data that is no whole number of pages");
+        }
+        if !self.payloads.may_send(&content) {
+            return refused("the page server does not take pages by what the base round holds");
+        }
         let epoch = {
             let open = lock(&self.round);
             if open.number != round {
@@ -236,9 +219,17 @@ impl Sink for RemoteSink {
         };
         self.link.inner.check_round(round).map_err(broken)?;
         let pages = u32::try_from(pages).unwrap_or(u32::MAX);
-        let (codec, length, checksum) = (Codec::Raw, 0, 0);
+        let (kind, codec, length, checksum) = (Kind::Zero, Codec::Raw, 0, 0); // said by what is made of it
         let header = FrameHeader { round, epoch, pages_id, first_slot, pages, kind, codec, length, checksum };
         self.send(header, content).map_err(broken)
+    }
+
+    fn takes(&self) -> Takes {
+        self.payloads.takes()
+    }
+
+    fn check_round(&self, round: u32) -> Result<(), SinkError> {
+        self.link.inner.check_round(round).map_err(broken)
     }
 
     fn image(&self, round: u32, name: &str, bytes: Bytes) -> Result<(), SinkError> {
@@ -299,26 +290,6 @@ impl Sink for RemoteSink {
             other => Err(broken(inner.unexpected(&other))),
         }
     }
-}
-
-fn pack(pages: Bytes) -> (Codec, Bytes) {
-    let mut room = vec![0; Packer::room_for(pages.len())];
-    match Packer::default().pack(Method::Lz4, &pages, &mut room) {
-        Some(length) => {
-            room.truncate(length);
-            (Codec::Lz4, room.into())
-        }
-        None => (Codec::Raw, pages),
-    }
-}
-
-fn pack_delta(bases: &[[u8; 16]], difference: &[u8]) -> (Codec, Bytes) {
-    let mut payload = bases.concat();
-    let hashes = payload.len();
-    payload.resize(hashes + Packer::room_for(difference.len()), 0);
-    let length = Packer::default().pack_any(Method::Lz4, difference, &mut payload[hashes..]);
-    payload.truncate(hashes + length.unwrap_or_default());
-    (Codec::Lz4, payload.into())
 }
 
 /// A failed link in the words of the seam.

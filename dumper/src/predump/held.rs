@@ -125,6 +125,8 @@ mod tests {
             gone: gone.iter().copied().collect(),
             data_pages: 0,
             zero_pages: 0,
+            same_pages: 0,
+            delta_pages: 0,
             read_latency_us: latency_histogram(),
         }
     }

@@ -12,6 +12,7 @@ use nix::unistd::Pid;
 
 use super::converge::{self, Next};
 use super::held::{self, Held};
+use super::hot::Hot;
 use super::pages::{self, GOES_ON, PageSource, SentPages};
 use super::segments::{self, Segments};
 use super::tracker::{Ask, Tracker, TrackerError, present};
@@ -20,6 +21,7 @@ use crate::collect::images::{ImageSet, Origin};
 use crate::error::DumpError;
 use crate::interrupt;
 use crate::options::Options;
+use crate::pool::Pool;
 use crate::prepare::inventory::Inventory;
 use crate::prepare::root::Root;
 use crate::procfs::maps::{self, Vma};
@@ -40,6 +42,8 @@ pub struct Rounds {
     pub held: Held,
     /// What the last acknowledged round holds of shared memory segments.
     pub segments: Segments,
+    /// What the last acknowledged round holds of pages that are sent again and again.
+    pub hot: Hot,
     /// What each round did.
     pub reports: Vec<RoundReport>,
     /// Time of page reads, in microseconds.
@@ -69,6 +73,8 @@ pub struct RoundsOf<'a> {
     pub inventory: &'a Inventory,
     /// What was asked for.
     pub options: &'a Options,
+    /// Where pages are read into.
+    pub pool: &'a Pool,
     /// First round number that is free.
     pub first_round: u32,
 }
@@ -112,6 +118,7 @@ impl RoundsOf<'_> {
             base: None,
             held: Held::default(),
             segments: Segments::new(PAGES_ID + 1),
+            hot: Hot::default(),
             reports: Vec::new(),
             read_latency_us: pages::latency_histogram(),
             next_round: self.first_round,
@@ -140,8 +147,9 @@ impl RoundsOf<'_> {
         let progress = Progress::start(self.options.progress, round, slots);
         let plans = plan.pages.clone();
         let mut images = ImageSet::begin(self.sink, plan, self.origin)?;
-        let source =
-            PageSource { pid, live: true, readers, segments: &segments, hashed_slots, stop: &GOES_ON };
+        let (pool, stop, segments) = (self.pool, &GOES_ON, &segments[..]);
+        let hot = rounds.hot.of_round(self.sink.takes(), rounds.base.as_ref());
+        let source = PageSource { pid, live: true, readers, segments, hashed_slots, pool, hot, stop };
         let mut sent = source.send_all(images.plan(), &progress.watch(self.sink))?;
         sent.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
         images.put(self.inventory.round()?)?;
@@ -163,7 +171,9 @@ impl RoundsOf<'_> {
         if hashed_slots > 0 {
             rounds.held.acknowledge(&listed.plan, &sent);
         }
-        rounds.base = Some(Base { round, covered: covered(listed.plan, &sent) });
+        let covered = covered(listed.plan, &sent);
+        rounds.hot.acknowledge(round, &covered.runs);
+        rounds.base = Some(Base { round, covered });
         rounds.reports.push(report);
         Ok(())
     }
@@ -327,6 +337,8 @@ pub fn report(round: u32, listed: &Listed, sent: &SentPages, took: Duration, fsy
         pages_in_parent: all - listed.plan.slots(),
         pages_data: sent.data_pages,
         pages_zero: sent.zero_pages,
+        pages_same: sent.same_pages,
+        pages_delta: sent.delta_pages,
         pages_gone: sent.gone.len() as u64,
         duration_us: took.as_micros() as u64,
         fsync_us,
@@ -339,7 +351,7 @@ pub fn count(stats: DumpStats, listed: &Listed, sent: &SentPages) -> DumpStats {
     DumpStats {
         pages_scanned: all,
         pages_skipped_parent: all - listed.plan.slots(),
-        pages_written: sent.data_pages + sent.zero_pages,
+        pages_written: sent.pages(),
         ..stats
     }
 }

@@ -305,6 +305,8 @@ mod tests {
             readers: 2,
             segments: std::slice::from_ref(segment),
             hashed_slots: 0,
+            pool: &crate::pool::Pool::new(3),
+            hot: None,
             stop: &crate::predump::pages::GOES_ON,
         };
         let (round, kind) = (1, RoundKind::Round);
@@ -423,6 +425,8 @@ mod tests {
             readers: 1,
             segments: std::slice::from_ref(&segment),
             hashed_slots: 0,
+            pool: &crate::pool::Pool::new(2),
+            hot: None,
             stop: &crate::predump::pages::GOES_ON,
         };
         let again = source.send_extents(&plans[0], 1, &Kept::default(), &[1]).unwrap();

@@ -10,7 +10,7 @@ use godwit_wire::quic::Identity;
 use godwit_wire::session::Phase;
 
 use crate::error::DumpError;
-use crate::link::{Link, LinkError, LinkOptions, RemoteSink, SessionWish};
+use crate::link::{Link, LinkCounters, LinkError, LinkOptions, RemoteSink, SessionWish};
 use crate::options::{CriuVersion, Destination, Options, RestorePidns};
 use crate::prepare::root::Root;
 use crate::procfs::stat;
@@ -59,7 +59,7 @@ impl Target {
                 };
                 let default = wish.name.clone();
                 for attempt in 2..=ATTEMPTS_MAX {
-                    match open_remote(address, keys, &wish) {
+                    match open_remote(address, keys, options, &wish) {
                         // An earlier attempt on this process left rounds there, or is just ending.
                         Err(error) if name.is_none() && error.code() == Some(Code::NameTaken) => {
                             wish.name = format!("{default}-{attempt}");
@@ -67,7 +67,7 @@ impl Target {
                         opened => return Ok(Target::Remote(opened?)),
                     }
                 }
-                Ok(Target::Remote(open_remote(address, keys, &wish)?))
+                Ok(Target::Remote(open_remote(address, keys, options, &wish)?))
             }
         }
     }
@@ -125,9 +125,9 @@ impl Target {
         }
     }
 
-    /// Bytes of UDP payload sent so far.
-    pub fn wire_bytes(&self) -> u64 {
-        self.remote().map_or(0, |sink| sink.counters().sent_bytes)
+    /// What went over the link so far; nothing for a local directory.
+    pub fn counters(&self) -> LinkCounters {
+        self.remote().map(RemoteSink::counters).unwrap_or_default()
     }
 
     /// The restore by hand, with the options that the images need.
@@ -175,8 +175,15 @@ impl Target {
     }
 }
 
-fn open_remote(address: &str, keys: &Path, wish: &SessionWish) -> Result<RemoteSink, LinkError> {
-    Link::connect(address, &Identity::client(keys), LinkOptions::default())?.open_session(wish.clone())
+fn open_remote(
+    address: &str,
+    keys: &Path,
+    options: &Options,
+    wish: &SessionWish,
+) -> Result<RemoteSink, LinkError> {
+    let (compress, delta, senders) = (options.compress, options.delta, options.readers);
+    let options = LinkOptions { compress, delta, senders, ..LinkOptions::default() };
+    Link::connect(address, &Identity::client(keys), options)?.open_session(wish.clone())
 }
 
 fn pidns(choice: RestorePidns) -> crate::link::RestorePidns {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use godwit_dumper::freeze::seize;
+use godwit_dumper::pool::Pool;
 use godwit_dumper::predump::held::{self, Held};
 use godwit_dumper::predump::pages::{self, PageSource, SentPages};
 use godwit_dumper::predump::rounds::{self, Base, Listed, PAGES_ID};
@@ -185,7 +186,8 @@ impl Copy {
         plan.validate().unwrap();
         let hashed_slots = if live && self.tracker.wants_hashes() { held::PAGES_MAX } else { 0 };
         let (pid, stop, slots) = (self.root.pid, &pages::GOES_ON, Slots::default());
-        let source = PageSource { pid, live, readers: 2, segments, hashed_slots, stop };
+        let pool = &Pool::new(4);
+        let source = PageSource { pid, live, readers: 2, segments, hashed_slots, pool, hot: None, stop };
         let sent = source.send_all(&plan, &slots).unwrap();
         let mut slots = slots.0.into_inner().unwrap();
         let mut memories = Memories::new();

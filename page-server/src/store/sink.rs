@@ -51,6 +51,30 @@ pub trait Sink: Send + Sync {
     /// # Errors
     /// [`SinkError::Io`] when the staging directory cannot be removed.
     fn abandon(&self, round: u32) -> Result<(), SinkError>;
+
+    /// Which forms of content are worth making for it now.
+    fn takes(&self) -> Takes {
+        Takes::default()
+    }
+
+    /// Whether handing over parts of a round still makes sense.
+    ///
+    /// # Errors
+    /// [`SinkError::Link`] when the way to the store is known to be lost, or it gave up the round.
+    fn check_round(&self, _round: u32) -> Result<(), SinkError> {
+        Ok(())
+    }
+}
+
+/// What a sink would rather have than the bytes of pages. A store next door is better off with bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Takes {
+    /// [`Content::Same`].
+    pub same: bool,
+    /// [`Content::Delta`].
+    pub delta: bool,
+    /// Zero pages between others cost it less as bytes, in runs of up to so many.
+    pub zeros_as_data: u32,
 }
 
 /// Consecutive slots of one pages file, within one extent.

@@ -1,0 +1,266 @@
+//! Payloads of frames: packed as the link asks for, in memory that is used again, and counted.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use godwit_page_server::store::sink::{Content, Takes};
+use godwit_wire::frame::{Codec, Kind, Method, Packer, ShortHash, same_payload};
+use godwit_wire::plan::PAGE_SIZE;
+use godwit_wire::version::{FEATURE_DELTA, FEATURE_LZ4, FEATURE_SAME, FEATURE_ZSTD};
+use serde::Serialize;
+
+use super::LinkOptions;
+use super::pack::Balance;
+use crate::pool::Pool;
+
+/// Buffers for packed pages, 1 MiB each. Where all are under way, payloads are copied into memory of their own.
+const BUFFERS: usize = 16;
+/// Where pages are packed, so many zero pages between others cost less within them than as frames of their own.
+const ZEROS_AS_DATA: u32 = 8;
+
+/// When pages that the base round nearly holds are sent as what they differ in, and those that it holds by their hash.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Delta {
+    /// While the link is slow enough for compression.
+    #[default]
+    Auto,
+    /// Wherever it is possible.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// What went over a link of one kind of page.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Share {
+    /// Frames.
+    pub frames: u64,
+    /// Bytes of the pages.
+    pub page_bytes: u64,
+    /// Bytes of payload that they took.
+    pub payload_bytes: u64,
+}
+
+/// What went over a link, by the form of the pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Shares {
+    /// As they are.
+    pub raw: Share,
+    /// Packed by lz4.
+    pub lz4: Share,
+    /// Packed by zstd.
+    pub zstd: Share,
+    /// Zeros, which take no payload.
+    pub zero: Share,
+    /// By the hash of what the base round holds.
+    pub same: Share,
+    /// By what they differ in from the base round.
+    pub delta: Share,
+}
+
+impl Shares {
+    /// All of them.
+    pub fn total(&self) -> Share {
+        let all = [self.raw, self.lz4, self.zstd, self.zero, self.same, self.delta];
+        all.iter().fold(Share::default(), |sum, one| Share {
+            frames: sum.frames + one.frames,
+            page_bytes: sum.page_bytes + one.page_bytes,
+            payload_bytes: sum.payload_bytes + one.payload_bytes,
+        })
+    }
+}
+
+#[derive(Debug, Default)]
+struct Counter {
+    frames: AtomicU64,
+    page_bytes: AtomicU64,
+    payload_bytes: AtomicU64,
+}
+
+impl Counter {
+    fn add(&self, pages: u64, payload: usize) {
+        self.frames.fetch_add(1, Ordering::Relaxed);
+        self.page_bytes.fetch_add(pages * PAGE_SIZE, Ordering::Relaxed);
+        self.payload_bytes.fetch_add(payload as u64, Ordering::Relaxed);
+    }
+
+    fn share(&self) -> Share {
+        Share {
+            frames: self.frames.load(Ordering::Relaxed),
+            page_bytes: self.page_bytes.load(Ordering::Relaxed),
+            payload_bytes: self.payload_bytes.load(Ordering::Relaxed),
+        }
+    }
+}
+
+/// Makes payloads.
+#[derive(Debug)]
+pub(super) struct Payloads {
+    features: u64,
+    delta: Delta,
+    begun: Instant,
+    balance: Mutex<Balance>,
+    /// Packers that no thread uses now.
+    packers: Mutex<Vec<Packing>>,
+    pool: Pool,
+    /// By kind, and of data by codec.
+    counters: [Counter; 6],
+}
+
+#[derive(Debug, Default)]
+struct Packing {
+    packer: Packer,
+    room: Vec<u8>,
+}
+
+/// What the content of a frame becomes.
+pub(super) struct Made {
+    pub(super) kind: Kind,
+    pub(super) codec: Codec,
+    pub(super) payload: Bytes,
+    pages: u64,
+}
+
+impl Payloads {
+    pub(super) fn new(features: u64, options: &LinkOptions) -> Self {
+        let has = |bit: u64| features & bit != 0;
+        let senders = options.senders.max(1);
+        Payloads {
+            features,
+            delta: options.delta,
+            begun: Instant::now(),
+            balance: Mutex::new(Balance::new(options.compress, has(FEATURE_LZ4), has(FEATURE_ZSTD), senders)),
+            packers: Mutex::default(),
+            pool: Pool::new(BUFFERS),
+            counters: Default::default(),
+        }
+    }
+
+    /// What is worth making for the link now.
+    pub(super) fn takes(&self) -> Takes {
+        let packs = lock(&self.balance).method().is_some();
+        let is_wanted = match self.delta {
+            Delta::Auto => packs,
+            Delta::Always => true,
+            Delta::Never => false,
+        };
+        Takes {
+            same: is_wanted && self.features & FEATURE_SAME != 0,
+            delta: is_wanted && self.features & FEATURE_DELTA != 0 && self.of_difference().is_some(),
+            zeros_as_data: if packs { ZEROS_AS_DATA } else { 0 },
+        }
+    }
+
+    /// Whether a kind of content may be sent at all.
+    pub(super) fn may_send(&self, content: &Content) -> bool {
+        match content {
+            Content::Data(_) | Content::Zero { .. } => true,
+            Content::Same { .. } => self.features & FEATURE_SAME != 0,
+            Content::Delta { .. } => self.features & FEATURE_DELTA != 0 && self.of_difference().is_some(),
+        }
+    }
+
+    /// How differences are packed; they always are.
+    fn of_difference(&self) -> Option<Method> {
+        let can_lz4 = self.features & FEATURE_LZ4 != 0;
+        can_lz4.then_some(Method::Lz4)
+    }
+
+    /// The payload of some content.
+    pub(super) fn make(&self, content: Content) -> Made {
+        let pages = content.pages();
+        let (kind, codec, payload) = match content {
+            Content::Zero { .. } => (Kind::Zero, Codec::Raw, Bytes::new()),
+            Content::Same { hashes } => (Kind::Same, Codec::Raw, same_payload(&hashes)),
+            Content::Delta { bases, difference } => {
+                let packed = self.pack(Method::Lz4, &bases, &difference, true).unwrap_or_default();
+                (Kind::Delta, Codec::Lz4, packed)
+            }
+            Content::Data(bytes) => {
+                let method = lock(&self.balance).method();
+                match method.and_then(|method| Some((method, self.pack(method, &[], &bytes, false)?))) {
+                    Some((method, packed)) => (Kind::Data, method.codec(), packed),
+                    None => (Kind::Data, Codec::Raw, bytes),
+                }
+            }
+        };
+        Made { kind, codec, payload, pages }
+    }
+
+    /// Packs a block behind some hashes. Of data `None` where that does not make it smaller.
+    fn pack(&self, method: Method, hashes: &[ShortHash], block: &[u8], in_any_case: bool) -> Option<Bytes> {
+        let mut packing = lock(&self.packers).pop().unwrap_or_default();
+        let hashes = hashes.as_flattened();
+        let mut pack = |room: &mut [u8]| {
+            room[..hashes.len()].copy_from_slice(hashes);
+            let room = &mut room[hashes.len()..];
+            let packed = if in_any_case {
+                packing.packer.pack_any(method, block, room)
+            } else {
+                packing.packer.pack(method, block, room)
+            };
+            packed.map(|packed| hashes.len() + packed)
+        };
+        let packed = match self.pool.spare(0) {
+            Some(mut room) => pack(&mut room).map(|len| room.freeze(len)),
+            None => {
+                let needs = hashes.len() + Packer::room_for(block.len());
+                packing.room.resize(needs.max(packing.room.len()), 0);
+                pack(&mut packing.room).map(|len| Bytes::copy_from_slice(&packing.room[..len]))
+            }
+        };
+        lock(&self.packers).push(packing);
+        packed
+    }
+
+    /// Notes what was handed to the link, and how long that waited. `sent_bytes` says what the link has sent so far.
+    pub(super) fn note(&self, made: &Sent, waited: Duration, sent_bytes: impl FnOnce() -> u64) {
+        let counter = match (made.kind, made.codec) {
+            (Kind::Data, Codec::Raw) => 0,
+            (Kind::Data, Codec::Lz4) => 1,
+            (Kind::Data, Codec::Zstd) => 2,
+            (Kind::Zero, _) => 3,
+            (Kind::Same, _) => 4,
+            (Kind::Delta, _) => 5,
+        };
+        self.counters[counter].add(made.pages, made.payload_len);
+        if made.kind == Kind::Data {
+            let pages = (made.pages * PAGE_SIZE) as usize;
+            let mut balance = lock(&self.balance);
+            if balance.note(self.begun.elapsed(), pages, made.payload_len, waited) {
+                balance.turn(self.begun.elapsed(), sent_bytes());
+            }
+        }
+    }
+
+    /// A round begins.
+    pub(super) fn rest(&self, sent_bytes: u64) {
+        lock(&self.balance).rest(self.begun.elapsed(), sent_bytes);
+    }
+
+    /// What was handed over so far.
+    pub(super) fn shares(&self) -> Shares {
+        let [raw, lz4, zstd, zero, same, delta] = self.counters.each_ref().map(Counter::share);
+        Shares { raw, lz4, zstd, zero, same, delta }
+    }
+}
+
+/// What is left to count of a payload that is sent.
+pub(super) struct Sent {
+    kind: Kind,
+    codec: Codec,
+    pages: u64,
+    payload_len: usize,
+}
+
+impl Made {
+    pub(super) fn sent(&self) -> Sent {
+        Sent { kind: self.kind, codec: self.codec, pages: self.pages, payload_len: self.payload.len() }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
