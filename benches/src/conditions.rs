@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::process::{Command, Stdio};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -13,7 +13,7 @@ use crate::peer::Programs;
 use crate::runner::Settings;
 
 /// The machine, the programs and the settings.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Conditions {
     /// When the suite began, UTC, RFC 3339.
     pub date: String,
@@ -30,13 +30,13 @@ pub struct Conditions {
     /// Commit it was built from, where a repository is around.
     pub revision: Option<String>,
     /// `release` or `dev`: how godwit was built, as far as the suite can tell from its own build.
-    pub profile: &'static str,
+    pub profile: String,
     /// What `criu --version` says.
     pub criu: String,
     /// Measured repeats.
     pub repeats: usize,
     /// `tmpfs` or `disk`: where both sides' images went.
-    pub images_on: &'static str,
+    pub images_on: String,
     /// Whether memory was a sixteenth and repeats fewer.
     pub quick: bool,
 }
@@ -58,10 +58,10 @@ impl Conditions {
             memory_bytes: parse_status_kib(&read("/proc/meminfo"), "MemTotal").unwrap_or(0) * 1024,
             godwit: said(&programs.godwit, &["--version"])?.trim_start_matches("godwit ").to_owned(),
             revision: said("git", &["rev-parse", "--short=12", "HEAD"]).ok(),
-            profile: if cfg!(debug_assertions) { "dev" } else { "release" },
+            profile: if cfg!(debug_assertions) { "dev" } else { "release" }.to_owned(),
             criu: said(&programs.criu, &["--version"])?.trim_start_matches("Version: ").to_owned(),
             repeats: settings.repeats,
-            images_on: if settings.on_disk { "disk" } else { "tmpfs" },
+            images_on: if settings.on_disk { "disk" } else { "tmpfs" }.to_owned(),
             quick,
         })
     }

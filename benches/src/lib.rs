@@ -19,6 +19,7 @@ pub mod scenario;
 pub mod summary;
 pub mod targets;
 pub mod tracking;
+pub mod virtual_machine;
 pub mod workload;
 
 /// The path of a program that is built beside the one that runs.

@@ -2,8 +2,9 @@
 //!
 //! A new scenario: an entry of [`all`]. Its name is `OPERATION/WORKLOAD/LINK`.
 
-use crate::link::LinkKind;
+use crate::link::{Far, LinkKind};
 use crate::peer::Peer;
+use crate::workload::hot_set::{How, Plan};
 use crate::workload::{Content, Workload};
 
 /// A workload, a link, and who moves the one over the other in turn.
@@ -65,6 +66,13 @@ pub fn all(quick: bool) -> Vec<Scenario> {
         operation: "local",
         ..one_shot(workload, LinkKind::Loopback, &[Peer::GodwitLocal, Peer::CriuLocal])
     };
+    let hot = |how| Workload { hot: Some(Plan { hot_percent: 10, rate_mib_s: 20, how }), ..random };
+    // CRIU's one frozen dump beside it: its pre-dumps need soft-dirty tracking, and run in the virtual machine.
+    let rounds = |workload| Scenario {
+        operation: "rounds",
+        memory_mib: memory_mib / 4,
+        ..one_shot(workload, shaped(1000), &[Peer::GodwitRounds, Peer::Godwit, Peer::CriuPageServer])
+    };
     let mut scenarios = vec![
         one_shot(random, LinkKind::Loopback, &all),
         one_shot(text, LinkKind::Loopback, &all),
@@ -80,6 +88,8 @@ pub fn all(quick: bool) -> Vec<Scenario> {
     scenarios.extend(over_heaps(shaped(1000), &two));
     scenarios.extend([
         Scenario { operation: "rounds", ..one_shot(random, LinkKind::Loopback, &[Peer::GodwitRounds]) },
+        rounds(hot(How::Mixed)),
+        rounds(hot(How::Equal)),
         Scenario {
             operation: "large",
             memory_mib: memory_mib * 6,
@@ -90,6 +100,34 @@ pub fn all(quick: bool) -> Vec<Scenario> {
     scenarios
 }
 
+/// What runs in a virtual machine without hardware support: ways that the host's kernel cannot make, and CRIU's
+/// pre-dump loop, which needs soft-dirty tracking. Small and slow, so that the way and not the emulated processor is
+/// what there is too little of.
+pub fn guest() -> Vec<Scenario> {
+    let far = |rtt_ms, lost_per_10k| LinkKind::Far(Far { rtt_ms, lost_per_10k, rate_mbit: 20 });
+    let random = Workload::still(Content::Random);
+    let hot = |how| Workload { hot: Some(Plan { hot_percent: 10, rate_mib_s: 1, how }), ..random };
+    let two = [Peer::Godwit, Peer::CriuPageServer];
+    let loops = [Peer::GodwitFixedRounds, Peer::CriuRounds];
+    let one = |operation, workload, memory_mib, link, peers: &[Peer]| Scenario {
+        operation,
+        workload,
+        memory_mib,
+        link,
+        peers: peers.to_vec(),
+        once: false,
+    };
+    vec![
+        one("one-shot", random, 12, far(20, 0), &[two[0], two[1], Peer::CriuTls]),
+        one("one-shot", random, 8, far(20, 10), &two),
+        one("one-shot", random, 8, far(100, 10), &two),
+        one("one-shot", random, 8, far(20, 100), &two),
+        one("rounds", hot(How::Mixed), 12, far(20, 0), &loops),
+        one("rounds", hot(How::Equal), 12, far(20, 0), &loops),
+        one("rounds-local", hot(How::Mixed), 12, LinkKind::Loopback, &[Peer::CriuRoundsLocal]),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,8 +135,7 @@ mod tests {
 
     #[test]
     fn names_are_unique() {
-        for quick in [false, true] {
-            let scenarios = all(quick);
+        for scenarios in [all(false), all(true), guest()] {
             let names: BTreeSet<String> = scenarios.iter().map(Scenario::name).collect();
             assert_eq!(names.len(), scenarios.len());
         }

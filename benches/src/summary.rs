@@ -1,6 +1,6 @@
 //! Median and spread of repeated measurements, and ratios of values measured side by side.
 
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Values of one quantity over the repeats of a measurement.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -20,6 +20,17 @@ impl Serialize for Series {
         }
         let (min, max) = self.spread();
         Shown { median: self.median(), min, max, values: &self.values }.serialize(serializer)
+    }
+}
+
+/// From such an object: the values say the rest.
+impl<'de> Deserialize<'de> for Series {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Shown {
+            values: Vec<f64>,
+        }
+        Shown::deserialize(deserializer).map(|shown| Series { values: shown.values })
     }
 }
 
@@ -97,5 +108,7 @@ mod tests {
             shown,
             serde_json::json!({"median": 2.0, "min": 1.0, "max": 6.0, "values": [2.0, 6.0, 1.0]})
         );
+        let read: Series = serde_json::from_value(shown).unwrap();
+        assert_eq!(read.values, [2.0, 6.0, 1.0]);
     }
 }

@@ -10,13 +10,15 @@ use clap::{Parser, ValueEnum};
 use godwit_benches::conditions::Conditions;
 use godwit_benches::limit::{Limit, Measured};
 use godwit_benches::peer::Programs;
-use godwit_benches::report::{ContentResult, LimitResult, Results, ScenarioResult, json, table};
+use godwit_benches::report::{
+    ContentResult, GuestResults, LimitResult, Results, ScenarioResult, json, table,
+};
 use godwit_benches::runner::{Runner, Settings};
 use godwit_benches::scenario::{self, Scenario};
 use godwit_benches::tracking::catalog::{Tracking, TrackingResult};
 use godwit_benches::workload::sample::{self, Compressibility};
 use godwit_benches::workload::{Content, heap, value_name};
-use godwit_benches::{interrupt, limit, link, measure, targets, tracking};
+use godwit_benches::{interrupt, limit, link, measure, targets, tracking, virtual_machine};
 
 /// Measures godwit and CRIU in turn, on the same memory, over the same links.
 ///
@@ -44,6 +46,14 @@ struct Args {
     /// Put both sides' images below this directory on a disk, instead of on a tmpfs.
     #[arg(long, value_name = "DIR")]
     on_disk: Option<PathBuf>,
+    /// Only the part that runs in the lab's virtual machine: long and lossy ways, and CRIU's pre-dump loop. The
+    /// processor is emulated there: its times say nothing. It is a part of the whole suite, but not of --quick, and
+    /// takes about six minutes and 3 GiB.
+    #[arg(long)]
+    vm: bool,
+    /// Run the scenarios of the virtual machine here.
+    #[arg(long, hide = true, conflicts_with = "vm")]
+    in_vm: bool,
     /// The criu to compare with.
     #[arg(long, env = "GODWIT_CRIU", default_value = "criu")]
     criu: PathBuf,
@@ -71,10 +81,12 @@ fn failed(error: io::Error) -> ExitCode {
 }
 
 fn run(args: &Args) -> io::Result<ExitCode> {
-    let wanted =
+    let named =
         |name: &str| args.only.is_empty() || args.only.iter().any(|part| name.contains(part.as_str()));
-    let scenarios: Vec<Scenario> =
-        scenario::all(args.quick).into_iter().filter(|s| wanted(&s.name())).collect();
+    let wanted = |name: &str| !args.vm && !args.in_vm && named(name);
+    let mut scenarios = if args.in_vm { scenario::guest() } else { scenario::all(args.quick) };
+    scenarios.retain(|scenario| if args.in_vm { named(&scenario.name()) } else { wanted(&scenario.name()) });
+    let guest = if args.in_vm { Vec::new() } else { guest_scenarios(args, named) };
     let repeats = usize::from(args.repeats.unwrap_or(if args.quick { 1 } else { 5 }));
     let own = tempfile::tempdir()?;
     let limit_settings = limit_settings(args, own.path());
@@ -88,10 +100,11 @@ fn run(args: &Args) -> io::Result<ExitCode> {
             .map(Scenario::name)
             .chain(limits.iter().map(|limit| limit.name.clone()))
             .chain(tracking.iter().map(|tracking| tracking.name.clone()))
+            .chain(guest.iter().map(|name| format!("{GUEST}{name}")))
             .for_each(|name| println!("{name}"));
         return Ok(ExitCode::SUCCESS);
     }
-    if scenarios.is_empty() && limits.is_empty() && tracking.is_empty() {
+    if scenarios.is_empty() && limits.is_empty() && tracking.is_empty() && guest.is_empty() {
         return Err(io::Error::other("nothing has such a name; --list shows them"));
     }
     interrupt::install()?;
@@ -110,14 +123,38 @@ fn run(args: &Args) -> io::Result<ExitCode> {
     let tracking = run_tracking(&tracking)?;
     let scenarios = run_scenarios(&scenarios, &programs, settings)?;
     let targets = targets::judge(&scenarios, &limits, &tracking);
-    let results = Results { schema: 1, conditions, scenarios, limits, contents, tracking, targets };
+    let virtual_machine = if guest.is_empty() { None } else { run_guest(&guest, repeats) };
+    let guest_ended = virtual_machine.as_ref().map_or(&[][..], |guest| &guest.scenarios);
+    let failed = scenarios.iter().chain(guest_ended).any(|scenario| scenario.failure.is_some())
+        || guest_ended.len() < guest.len();
+    let results =
+        Results { schema: 1, conditions, scenarios, limits, contents, tracking, targets, virtual_machine };
     let out = out_dir(args);
     fs::create_dir_all(&out)?;
     json::write(&results, &out)?;
     println!("{}", table::render(&results));
     println!("written to {}", out.display());
-    let failed = results.scenarios.iter().any(|scenario| scenario.failure.is_some());
     Ok(ExitCode::from(u8::from(failed)))
+}
+
+/// What stands before the names of what runs in the virtual machine.
+const GUEST: &str = "vm/";
+/// Most repeats there.
+const GUEST_REPEATS_MAX: usize = 2;
+
+/// Names of what is to run in the virtual machine.
+fn guest_scenarios(args: &Args, named: impl Fn(&str) -> bool) -> Vec<String> {
+    if args.quick && !args.vm && args.only.is_empty() {
+        return Vec::new();
+    }
+    let names = scenario::guest().into_iter().map(|scenario| scenario.name());
+    names.filter(|name| named(&format!("{GUEST}{name}"))).collect()
+}
+
+/// A machine that does not run is said, and the rest of the results kept.
+fn run_guest(names: &[String], repeats: usize) -> Option<GuestResults> {
+    let results = virtual_machine::run(names, repeats.min(GUEST_REPEATS_MAX));
+    results.inspect_err(|error| eprintln!("suite: {error}")).ok()
 }
 
 /// A limit moves half a GiB: a second or less for most.
@@ -203,7 +240,7 @@ fn run_scenarios(
 }
 
 fn out_dir(args: &Args) -> PathBuf {
-    let whole = !args.quick && args.only.is_empty();
+    let whole = !args.quick && !args.vm && args.only.is_empty();
     let default = if whole { "benches/results" } else { "target/bench-results" };
     args.out.clone().unwrap_or_else(|| PathBuf::from(default))
 }

@@ -11,5 +11,5 @@ pub(super) const ADDRESS: &str = "127.0.0.1";
 
 pub(super) fn open(dir: &Path) -> io::Result<Link> {
     let source = Namespace::new("loopback", dir)?;
-    Ok(Link { source, destination: None, device: "lo", address: ADDRESS, rate_mbit: None })
+    Ok(Link { source, router: None, destination: None, device: "lo", address: ADDRESS, rate_mbit: None })
 }

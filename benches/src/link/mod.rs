@@ -9,6 +9,7 @@
 mod counters;
 mod loopback;
 mod namespace;
+mod netem;
 mod netns;
 
 use std::fs;
@@ -20,6 +21,7 @@ pub use counters::{Counters, Timeline};
 use namespace::Namespace;
 
 pub use namespace::hold;
+pub use netem::Far;
 
 /// What lies between the two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +33,8 @@ pub enum LinkKind {
         /// Rate in Mbit/s, packet headers included.
         rate_mbit: u32,
     },
+    /// Two hosts far apart, and a way that loses packets.
+    Far(Far),
 }
 
 impl LinkKind {
@@ -39,6 +43,9 @@ impl LinkKind {
         match self {
             LinkKind::Loopback => "loopback".to_owned(),
             LinkKind::Shaped { rate_mbit } => format!("{}-gbit", f64::from(rate_mbit) / 1e3),
+            LinkKind::Far(far) => {
+                format!("{}-mbit-{}-ms-{}-lost", far.rate_mbit, far.rtt_ms, far.lost_percent())
+            }
         }
     }
 
@@ -47,6 +54,9 @@ impl LinkKind {
         match self {
             LinkKind::Loopback => "loopback".to_owned(),
             LinkKind::Shaped { rate_mbit } => format!("{} Gbit/s", f64::from(rate_mbit) / 1e3),
+            LinkKind::Far(far) => {
+                format!("{} Mbit/s, {} ms, {} % lost", far.rate_mbit, far.rtt_ms, far.lost_percent())
+            }
         }
     }
 
@@ -58,6 +68,7 @@ impl LinkKind {
         match self {
             LinkKind::Loopback => loopback::open(dir),
             LinkKind::Shaped { rate_mbit } => netns::open(dir, rate_mbit),
+            LinkKind::Far(far) => netem::open(dir, far),
         }
     }
 }
@@ -65,6 +76,9 @@ impl LinkKind {
 /// A link that is there. It goes when the value does.
 pub struct Link {
     source: Namespace,
+    /// What lies between, where that is a host of its own.
+    #[expect(dead_code, reason = "it is there as long as the link")]
+    router: Option<Namespace>,
     destination: Option<Namespace>,
     /// Device at the source that everything goes through.
     device: &'static str,
@@ -74,7 +88,7 @@ pub struct Link {
 }
 
 /// Addresses that a destination may have: certificates must name them all.
-pub const ADDRESSES: [&str; 2] = [loopback::ADDRESS, netns::ADDRESS];
+pub const ADDRESSES: [&str; 3] = [loopback::ADDRESS, netns::ADDRESS, netem::ADDRESS];
 
 impl Link {
     /// A command that runs at the source.

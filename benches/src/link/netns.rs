@@ -44,6 +44,7 @@ pub(super) fn open(dir: &Path, rate_mbit: u32) -> io::Result<Link> {
     }
     Ok(Link {
         source,
+        router: None,
         destination: Some(destination),
         device: SOURCE_DEVICE,
         address: ADDRESS,

@@ -15,7 +15,7 @@ use crate::measure::Ended;
 use crate::workload::Victim;
 
 /// Time that one run may take.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Whether the pages go over TLS.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,24 +66,28 @@ pub(super) fn local(stage: &Stage<'_>, victim: &Victim) -> io::Result<Sample> {
 }
 
 /// CRIU takes no port 0. Nobody else is in the destination's namespace to take this one meanwhile.
-fn free_port() -> io::Result<u16> {
+pub(super) fn free_port() -> io::Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }
 
 fn sample(victim: &Victim, ended: &Ended, images: &Path) -> io::Result<Sample> {
     let metered = metered(ended)?;
-    let name = ImageKind::StatsDump.file_name(0);
-    let bytes = fs::read(images.join(&name))?;
-    let stats: StatsEntry = ImageReader::new(ImageKind::StatsDump, &name, &bytes)
-        .and_then(ImageReader::only)
-        .map_err(io::Error::other)?;
-    let frozen_us = stats.dump.map_or(0, |dump| dump.frozen_time);
     Ok(Sample {
         wall_s: metered.wall_s,
-        freeze_s: f64::from(frozen_us) / 1e6,
+        freeze_s: frozen_s(images)?,
         rounds: 1,
         memory_bytes: victim.memory_bytes(),
         source: metered.usage,
         ..Sample::default()
     })
+}
+
+/// How long the process stood still in the dump of these images, in seconds.
+pub(super) fn frozen_s(images: &Path) -> io::Result<f64> {
+    let name = ImageKind::StatsDump.file_name(0);
+    let bytes = fs::read(images.join(&name))?;
+    let stats: StatsEntry = ImageReader::new(ImageKind::StatsDump, &name, &bytes)
+        .and_then(ImageReader::only)
+        .map_err(io::Error::other)?;
+    Ok(f64::from(stats.dump.map_or(0, |dump| dump.frozen_time)) / 1e6)
 }

@@ -17,8 +17,10 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub(super) enum Command {
     /// One frozen dump.
     Dump,
-    /// Rounds first.
+    /// Rounds first, as many as shorten the freeze.
     Migrate,
+    /// So many rounds first.
+    Rounds(u32),
 }
 
 /// To a page server of its own, whose start is not measured: it serves many.
@@ -35,6 +37,7 @@ pub(super) fn to_server(stage: &Stage<'_>, victim: &Victim, command: Command) ->
     match command {
         Command::Dump => dump.arg("dump"),
         Command::Migrate => dump.args(["migrate", "--no-restore"]),
+        Command::Rounds(count) => dump.args(["migrate", "--no-restore", "--rounds", &count.to_string()]),
     };
     dump.args(["--json", "--pid", &victim.pid().to_string(), "--to", &address, "--keys"]).arg(stage.keys);
     dump.arg("--state-dir").arg(stage.make_dir("source-state")?);

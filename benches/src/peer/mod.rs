@@ -4,6 +4,7 @@
 //! this one. [`Stage`] has what such a function needs.
 
 mod criu;
+mod criu_rounds;
 mod godwit;
 
 use std::fs;
@@ -17,6 +18,9 @@ use crate::link::{Counters, Link, Timeline};
 use crate::measure::{Ended, Running, Usage};
 use crate::workload::Victim;
 
+/// Rounds while the process runs, where their number is given.
+pub const FIXED_ROUNDS: u32 = 3;
+
 /// Who moves it, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
@@ -24,6 +28,8 @@ pub enum Peer {
     Godwit,
     /// `godwit migrate --no-restore`: rounds while it runs, then one freeze.
     GodwitRounds,
+    /// The same with [`FIXED_ROUNDS`] rounds, as CRIU's loop.
+    GodwitFixedRounds,
     /// `godwit dump --images-dir`.
     GodwitLocal,
     /// `criu dump --page-server` to `criu page-server`.
@@ -32,6 +38,10 @@ pub enum Peer {
     CriuTls,
     /// `criu dump` into a directory.
     CriuLocal,
+    /// [`FIXED_ROUNDS`] times `criu pre-dump --track-mem`, then `criu dump`, each with a page server.
+    CriuRounds,
+    /// The same into directories.
+    CriuRoundsLocal,
 }
 
 impl Peer {
@@ -40,10 +50,13 @@ impl Peer {
         match self {
             Peer::Godwit => "godwit",
             Peer::GodwitRounds => "godwit rounds",
+            Peer::GodwitFixedRounds => "godwit 3 rounds",
             Peer::GodwitLocal => "godwit local",
             Peer::CriuPageServer => "criu page server",
             Peer::CriuTls => "criu page server --tls",
             Peer::CriuLocal => "criu local",
+            Peer::CriuRounds => "criu 3 pre-dumps",
+            Peer::CriuRoundsLocal => "criu 3 pre-dumps local",
         }
     }
 
@@ -55,10 +68,15 @@ impl Peer {
         match self {
             Peer::Godwit => godwit::to_server(stage, victim, godwit::Command::Dump),
             Peer::GodwitRounds => godwit::to_server(stage, victim, godwit::Command::Migrate),
+            Peer::GodwitFixedRounds => {
+                godwit::to_server(stage, victim, godwit::Command::Rounds(FIXED_ROUNDS))
+            }
             Peer::GodwitLocal => godwit::local(stage, victim),
             Peer::CriuPageServer => criu::to_server(stage, victim, criu::Tls::No),
             Peer::CriuTls => criu::to_server(stage, victim, criu::Tls::Yes),
             Peer::CriuLocal => criu::local(stage, victim),
+            Peer::CriuRounds => criu_rounds::rounds(stage, victim, criu_rounds::Where::Server),
+            Peer::CriuRoundsLocal => criu_rounds::rounds(stage, victim, criu_rounds::Where::Here),
         }
     }
 }

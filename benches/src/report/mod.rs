@@ -5,7 +5,7 @@ mod limits;
 pub mod svg;
 pub mod table;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::conditions::Conditions;
 use crate::limit::{Limit, Measured};
@@ -33,17 +33,29 @@ pub struct Results {
     pub tracking: Vec<TrackingResult>,
     /// What has to be reached, and whether it was.
     pub targets: Vec<Verdict>,
+    /// What was measured in a virtual machine, whose kernel can do what the host's may not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub virtual_machine: Option<GuestResults>,
+}
+
+/// Results of the lab's virtual machine. Its processor is emulated: times say nothing, ratios little.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct GuestResults {
+    /// Machine, programs, settings.
+    pub conditions: Conditions,
+    /// The scenarios, in the order they ran.
+    pub scenarios: Vec<ScenarioResult>,
 }
 
 /// Results of one scenario.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ScenarioResult {
     /// `OPERATION/WORKLOAD/LINK`.
     pub name: String,
     /// The same for people.
     pub title: String,
     /// `one-shot`, `local`, `rounds`, ...
-    pub operation: &'static str,
+    pub operation: String,
     /// What was moved.
     pub workload: String,
     /// Over what.
@@ -57,10 +69,10 @@ pub struct ScenarioResult {
 }
 
 /// Results of one peer. A quantity that the peer does not have is left out.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PeerResult {
     /// Its name.
-    pub peer: &'static str,
+    pub peer: String,
     /// From the start of the dumper to its end, in seconds.
     pub wall_s: Series,
     /// fsync in that, in seconds.
@@ -74,23 +86,23 @@ pub struct PeerResult {
     /// Memory of the process in bytes.
     pub memory_bytes: Series,
     /// Bytes on the wire over bytes of memory.
-    #[serde(skip_serializing_if = "Series::is_empty")]
+    #[serde(default, skip_serializing_if = "Series::is_empty")]
     pub wire_over_memory: Series,
     /// Part of the link's rate that was used, from start to end without fsync.
-    #[serde(skip_serializing_if = "Series::is_empty")]
+    #[serde(default, skip_serializing_if = "Series::is_empty")]
     pub link_use: Series,
     /// The same while it was sending.
-    #[serde(skip_serializing_if = "Series::is_empty")]
+    #[serde(default, skip_serializing_if = "Series::is_empty")]
     pub link_use_sending: Series,
     /// CPU-seconds of the dumper a GiB of memory.
     pub source_cpu_s_per_gib: Series,
     /// Peak memory of the dumper in bytes.
     pub source_rss_bytes: Series,
     /// CPU-seconds of the server a GiB of memory.
-    #[serde(skip_serializing_if = "Series::is_empty")]
+    #[serde(default, skip_serializing_if = "Series::is_empty")]
     pub server_cpu_s_per_gib: Series,
     /// Peak memory of the server in bytes.
-    #[serde(skip_serializing_if = "Series::is_empty")]
+    #[serde(default, skip_serializing_if = "Series::is_empty")]
     pub server_rss_bytes: Series,
     /// `compared_s` over that of each other peer, repeat by repeat.
     pub time_over: Vec<Ratio>,
@@ -99,10 +111,10 @@ pub struct PeerResult {
 }
 
 /// A quantity over that of another peer.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Ratio {
     /// The other one.
-    pub peer: &'static str,
+    pub peer: String,
     /// The ratios.
     pub ratio: Series,
 }
@@ -143,8 +155,10 @@ impl ScenarioResult {
         let all = peers.clone();
         for peer in &mut peers {
             for other in all.iter().filter(|other| other.peer != peer.peer) {
-                let ratio =
-                    |ours: &Series, theirs: &Series| Ratio { peer: other.peer, ratio: ours.over(theirs) };
+                let ratio = |ours: &Series, theirs: &Series| Ratio {
+                    peer: other.peer.clone(),
+                    ratio: ours.over(theirs),
+                };
                 peer.time_over.push(ratio(&peer.compared_s, &other.compared_s));
                 if !peer.wire_over_memory.is_empty() && !other.wire_over_memory.is_empty() {
                     peer.wire_over.push(ratio(&peer.wire_over_memory, &other.wire_over_memory));
@@ -154,7 +168,7 @@ impl ScenarioResult {
         ScenarioResult {
             name: scenario.name(),
             title: scenario.title(),
-            operation: scenario.operation,
+            operation: scenario.operation.to_owned(),
             workload: scenario.workload.name(),
             link: scenario.link.name(),
             memory_mib: scenario.memory_mib,
@@ -170,13 +184,13 @@ impl ScenarioResult {
 }
 
 impl PeerResult {
-    fn of(peer: &'static str, samples: &[Sample]) -> PeerResult {
+    fn of(peer: &str, samples: &[Sample]) -> PeerResult {
         let all = |value: &dyn Fn(&Sample) -> f64| samples.iter().map(value).collect::<Series>();
         let some =
             |value: &dyn Fn(&Sample) -> Option<f64>| samples.iter().filter_map(value).collect::<Series>();
         let gib = |sample: &Sample| sample.memory_bytes as f64 / f64::from(1 << 30);
         PeerResult {
-            peer,
+            peer: peer.to_owned(),
             wall_s: all(&|sample| sample.wall_s),
             fsync_s: all(&|sample| sample.fsync_s),
             compared_s: all(&Sample::compared_s),

@@ -14,6 +14,11 @@ pub fn render(results: &Results) -> String {
     limits::limits(&mut text, &results.limits);
     limits::contents(&mut text, &results.contents);
     limits::tracking(&mut text, &results.tracking);
+    if let Some(guest) = &results.virtual_machine {
+        let kernel = &guest.conditions.kernel;
+        let _ = writeln!(text, "\nvirtual machine (TCG), Linux {kernel}: the times say nothing");
+        guest.scenarios.iter().for_each(|scenario| render_scenario(&mut text, scenario));
+    }
     text
 }
 

@@ -36,13 +36,18 @@ impl Workload {
         Workload { content, hot: None }
     }
 
-    /// Its name in results: that of its content, and with a hot set the share and the rate.
+    /// Its name in results: that of its content, and with a hot set its share, how it is rewritten and the rate.
     pub fn name(self) -> String {
         let content = value_name(&self.content);
         match self.hot {
             None => content,
-            Some(plan) if plan.rate_mib_s == 0 => format!("{content}-hot-{}-full-speed", plan.hot_percent),
-            Some(plan) => format!("{content}-hot-{}-at-{}", plan.hot_percent, plan.rate_mib_s),
+            Some(plan) => {
+                let speed = match plan.rate_mib_s {
+                    0 => "full-speed".to_owned(),
+                    rate => format!("at-{rate}"),
+                };
+                format!("{content}-hot-{}-{}-{speed}", plan.hot_percent, value_name(&plan.how))
+            }
         }
     }
 
@@ -87,7 +92,7 @@ mod tests {
         assert_eq!(still.name(), "zero-heavy");
         let plan = Plan { hot_percent: 10, rate_mib_s: 100, how: How::Counter };
         let hot = Workload { hot: Some(plan), ..still };
-        assert_eq!(hot.name(), "zero-heavy-hot-10-at-100");
+        assert_eq!(hot.name(), "zero-heavy-hot-10-counter-at-100");
         let args = hot.args(64, Path::new("/r"));
         assert!(args.windows(2).any(|pair| pair == ["--how", "counter"]), "{args:?}");
         assert_eq!(still.args(64, Path::new("/r")).len(), 6);

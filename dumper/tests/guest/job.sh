@@ -1,6 +1,6 @@
 #!/bin/bash
-# Runs in the guest, in /job: keys, two page servers (CRIU 4.1 and 4.2), swap, a security profile; then the file
-# `cases`, whose lines call the functions below. Everything that a check needs goes to out/NAME/.
+# Runs in the guest, in /job: keys, two page servers (CRIU 4.1 and 4.2) and a third one far away, swap, a security
+# profile; then the file `cases`, whose lines call the functions below. Everything that a check needs goes to out/NAME/.
 exec 2>out/stderr
 set -x
 export GODWIT_STATE_DIR=/tmp/source PATH=$PATH:/job/bin
@@ -17,14 +17,29 @@ done
 export GODWIT_CRIU_41=/job/criu-4.1/criu GODWIT_CRIU_42=/job/criu-4.2/criu GODWIT_LAB_CMD=/job/bin/lab
 export GODWIT_VICTIMS=/job/victims GODWIT_REQUIRE=all RUST_BACKTRACE=0
 
-godwit keys init /tmp/keys || exit 90
+godwit keys init /tmp/keys --san 10.9.0.2 || exit 90
 for version in 4.1:7441 4.2:7442; do
     godwit-page-server serve --listen "127.0.0.1:${version#*:}" --images-dir "/tmp/images-${version%%:*}" \
         --keys /tmp/keys --restore --criu "/job/criu-${version%%:*}/criu" \
         --state-dir "/tmp/destination-${version%%:*}" >"out/server-${version%%:*}.out" 2>"out/server-${version%%:*}.err" &
 done
+# Another host: 20 ms there and back, packets overtake each other, and one of a hundred does not arrive.
+ip netns add far
+ip link add near type veth peer name far netns far
+ip address add 10.9.0.1/24 dev near
+ip link set near up
+ip -n far address add 10.9.0.2/24 dev far
+ip -n far link set far up
+for end in "tc qdisc add dev near" "tc -n far qdisc add dev far"; do
+    $end root netem delay 10ms reorder 20% 50% loss 1%
+done
+# `ip netns exec` would take the mounts of /sys away.
+nsenter --net=/run/netns/far godwit-page-server serve --listen 10.9.0.2:7443 --images-dir /tmp/images-far \
+    --keys /tmp/keys --restore --criu /job/criu-4.2/criu --state-dir /tmp/destination-far \
+    >out/server-far.out 2>out/server-far.err &
 for i in $(seq 300); do
-    grep -q 'listening on' out/server-4.1.out && grep -q 'listening on' out/server-4.2.out && break
+    grep -q 'listening on' out/server-4.1.out && grep -q 'listening on' out/server-4.2.out &&
+        grep -q 'listening on' out/server-far.out && break
     sleep 0.1
 done
 
@@ -53,12 +68,16 @@ verdict() {
     cd /job || exit 91
 }
 
-# moved NAME CRIU TRACKER ROUNDS PROGRAM ARGS...
+# moved NAME CRIU TRACKER ROUNDS PROGRAM ARGS...; CRIU `far`: by the third server.
 moved() {
-    local name=$1 criu=$2 tracker=$3 rounds=$4
+    local name=$1 criu=$2 tracker=$3 rounds=$4 to
     shift 4
+    case $criu in
+        far) to=10.9.0.2:7443 ;;
+        *) to=127.0.0.1:744${criu#4.} ;;
+    esac
     start "$name" "$@"
-    godwit migrate --pid "$pid" --to "127.0.0.1:744${criu#4.}" --keys /tmp/keys --name "$name" \
+    godwit migrate --pid "$pid" --to "$to" --keys /tmp/keys --name "$name" \
         --tracker "$tracker" --rounds "$rounds" --json >report.json 2>godwit.err
     echo $? >status
     sleep 0.5
