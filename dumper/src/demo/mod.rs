@@ -76,8 +76,10 @@ fn stage(args: &Demo, dir: &Path) -> io::Result<Value> {
 fn conclude(migration: &Value, verdict: &Verdict) -> Value {
     let mut complaints = verdict.complaints.clone();
     let rounds = migration["rounds"].as_array().cloned().unwrap_or_default();
-    let sent =
-        |round: &Value| round["pages_data"].as_u64().unwrap_or(0) + round["pages_zero"].as_u64().unwrap_or(0);
+    let sent = |round: &Value| -> u64 {
+        let forms = ["pages_data", "pages_zero", "pages_same", "pages_delta"];
+        forms.iter().filter_map(|form| round[form].as_u64()).sum()
+    };
     if rounds.len() < 3 {
         complaints.push(format!(
             "{} sets were sent, and two live rounds and a last set were expected",

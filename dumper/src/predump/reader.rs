@@ -65,12 +65,14 @@ impl<'a> Reader<'a> {
         round: u32,
         sink: &'a dyn Sink,
     ) -> Reader<'a> {
-        let (kinds, difference) = (Vec::with_capacity(EXTENT_SLOTS as usize), Vec::new());
-        Reader { source, plan, placed, round, sink, takes: sink.takes(), mem: None, kinds, difference }
+        let (takes, kinds) = (Takes::default(), Vec::with_capacity(EXTENT_SLOTS as usize));
+        Reader { source, plan, placed, round, sink, takes, mem: None, kinds, difference: Vec::new() }
     }
 
     /// Reads one extent, hands it over and returns its hashes.
     pub(super) fn extent(&mut self, extent: u64, tally: &mut Tally) -> Result<ExtentHashes, PagesError> {
+        // What is worth making changes with the link.
+        self.takes = self.sink.takes();
         let first = extent * EXTENT_SLOTS;
         let slots = first..(first + EXTENT_SLOTS).min(self.plan.slots());
         let pieces = self.pieces(&slots);
