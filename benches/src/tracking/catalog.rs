@@ -105,9 +105,9 @@ impl TrackingResult {
         match &self.cost {
             None => format!("{}: {} ms", self.name, shown(&self.scan_ms, 1)),
             Some(cost) => format!(
-                "{}: {:.0} MiB/s untracked; between rounds {} of that, in rounds {}; a round takes {} ms, its scan {} ms",
+                "{}: {:.0} pages/s untracked; between rounds {} of that, in rounds {}; a round takes {} ms, its scan {} ms",
                 self.name,
-                cost.untracked.median() / 256.0,
+                cost.untracked.median(),
                 shown(&cost.between_share, 2),
                 shown(&cost.within_share, 2),
                 shown(&cost.round_ms, 0),

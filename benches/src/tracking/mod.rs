@@ -81,7 +81,9 @@ impl Tracked {
     }
 
     fn collect(&self, tracker: &mut dyn Tracker) -> io::Result<Vec<Run>> {
-        let vmas = maps::read(self.pid()).map_err(io::Error::other)?;
+        let mut vmas = maps::read(self.pid()).map_err(io::Error::other)?;
+        // The kernel's own cannot be scanned, and rounds leave them out.
+        vmas.retain(|vma| !vma.is_special());
         // Only a tracker by hashes asks what the rounds hold.
         let held = Held::default();
         let ask = Ask { vmas: &vmas, held: &held, is_stopped: false, until: None };
