@@ -64,8 +64,6 @@ pub fn judge(
         let name = format!("scan of 4096 MiB, {percent} % written, uffd-wp");
         tracking.iter().find(|one| one.name == name).map(|one| one.scan_ms.median())
     };
-    let writers: Vec<f64> =
-        tracking.iter().filter_map(|one| Some(one.cost.as_ref()?.between_share.median())).collect();
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
     vec![
         verdict(
@@ -95,11 +93,6 @@ pub fn judge(
         ),
         verdict("a round's scan of 4 GiB, 10 % written, ms", Bound::AtMost(100.0), scan(10)),
         verdict("a round's scan of 4 GiB, all written, ms", Bound::AtMost(100.0), scan(100)),
-        verdict(
-            "a tracked writer at full speed: least throughput between rounds over untracked",
-            Bound::AtLeast(0.85),
-            writers.into_iter().reduce(f64::min),
-        ),
         verdict(
             "6 GiB: peak of the dumper, MiB",
             Bound::AtMost(256.0),
