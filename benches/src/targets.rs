@@ -60,12 +60,8 @@ pub fn judge(
         let limit = limits.iter().find(|one| one.limit == limit)?;
         Some(rate(name)? / limit.mib_per_s.median())
     };
-    let scan = |percent: u32| {
-        let name = format!("scan of 4096 MiB, {percent} % written, uffd-wp");
-        tracking.iter().find(|one| one.name == name).map(|one| one.scan_ms.median())
-    };
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
-    vec![
+    let mut verdicts = vec![
         verdict(
             "random memory over loopback: time over CRIU's page server",
             Bound::AtMost(1.0),
@@ -91,8 +87,6 @@ pub fn judge(
             Bound::AtLeast(0.85),
             over_limit("one-shot/random/loopback", "raw quinn"),
         ),
-        verdict("a round's scan of 4 GiB, 10 % written, ms", Bound::AtMost(100.0), scan(10)),
-        verdict("a round's scan of 4 GiB, all written, ms", Bound::AtMost(100.0), scan(100)),
         verdict(
             "6 GiB: peak of the dumper, MiB",
             Bound::AtMost(256.0),
@@ -103,5 +97,23 @@ pub fn judge(
             Bound::AtMost(128.0),
             ours("large/random/loopback").map(|peer| mib(peer.server_rss_bytes.median())),
         ),
-    ]
+    ];
+    verdicts.extend(tracking.iter().map(of_tracking));
+    verdicts
+}
+
+/// What tracking may cost: a scan its time, a writer its throughput.
+fn of_tracking(result: &TrackingResult) -> Verdict {
+    match &result.cost {
+        None => verdict(
+            &format!("{}, ms", result.name),
+            Bound::AtMost(100.0),
+            Some(result.scan_ms.median()).filter(|_| !result.scan_ms.is_empty()),
+        ),
+        Some(cost) => verdict(
+            &format!("{}: throughput between rounds over untracked", result.name),
+            Bound::AtLeast(0.85),
+            Some(cost.between_share.median()).filter(|_| !cost.between_share.is_empty()),
+        ),
+    }
 }
