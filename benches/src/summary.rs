@@ -51,6 +51,16 @@ impl Series {
         self.values.iter().zip(&other.values).map(|(ours, theirs)| ours + theirs).collect()
     }
 
+    /// Products with another series, repeat by repeat.
+    pub fn times(&self, other: &Series) -> Series {
+        self.values.iter().zip(&other.values).map(|(ours, theirs)| ours * theirs).collect()
+    }
+
+    /// Every value times a factor.
+    pub fn scaled(&self, factor: f64) -> Series {
+        self.values.iter().map(|value| value * factor).collect()
+    }
+
     /// Adds the value of one repeat.
     pub fn push(&mut self, value: f64) {
         self.values.push(value);

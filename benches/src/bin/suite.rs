@@ -11,7 +11,7 @@ use godwit_benches::conditions::Conditions;
 use godwit_benches::limit::{Limit, Measured};
 use godwit_benches::peer::Programs;
 use godwit_benches::report::{
-    ContentResult, GuestResults, LimitResult, Results, ScenarioResult, json, table,
+    ContentResult, GuestResults, LimitResult, Results, ScenarioResult, json, svg, table,
 };
 use godwit_benches::runner::{Runner, Settings};
 use godwit_benches::scenario::{self, Scenario};
@@ -132,6 +132,7 @@ fn run(args: &Args) -> io::Result<ExitCode> {
     let out = out_dir(args);
     fs::create_dir_all(&out)?;
     json::write(&results, &out)?;
+    svg::write(&results, &out)?;
     println!("{}", table::render(&results));
     println!("written to {}", out.display());
     Ok(ExitCode::from(u8::from(failed)))

@@ -12,7 +12,8 @@ pub fn limits(text: &mut String, limits: &[LimitResult]) {
         return;
     }
     let title = "limits of this machine";
-    let _ = writeln!(text, "{title:<44} {:>24} {:>10} {:>10}", "MiB/s (least-most)", "CPU s/GiB", "receiver");
+    let _ =
+        writeln!(text, "\n{title:<44} {:>24} {:>10} {:>10}", "MiB/s (least-most)", "CPU s/GiB", "receiver");
     for limit in limits {
         let (least, most) = limit.mib_per_s.spread();
         let rate = format!("{:.0} ({least:.0}-{most:.0})", limit.mib_per_s.median());
@@ -37,7 +38,7 @@ pub fn contents(text: &mut String, contents: &[ContentResult]) {
     }
     let _ = writeln!(
         text,
-        "{:<44} {:>12} {:>12} {:>12}",
+        "\n{:<44} {:>12} {:>12} {:>12}",
         "what packing leaves of the memory", "lz4 64 KiB", "zstd -1", "zero pages"
     );
     for content in contents {
@@ -58,7 +59,7 @@ pub fn tracking(text: &mut String, tracking: &[TrackingResult]) {
     if tracking.is_empty() {
         return;
     }
-    let _ = writeln!(text, "what tracking costs");
+    let _ = writeln!(text, "\nwhat tracking costs");
     for one in tracking {
         let _ = writeln!(text, "  {}", one.line());
     }

@@ -47,6 +47,13 @@ pub struct GuestResults {
     pub scenarios: Vec<ScenarioResult>,
 }
 
+impl Results {
+    /// The results of a scenario.
+    pub fn scenario(&self, name: &str) -> Option<&ScenarioResult> {
+        self.scenarios.iter().find(|scenario| scenario.name == name)
+    }
+}
+
 /// Results of one scenario.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ScenarioResult {
