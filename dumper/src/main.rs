@@ -8,6 +8,7 @@ use godwit_dumper::cli::Cli;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    godwit_page_server::keep_freed_memory();
     godwit_dumper::logging::start(cli.verbose);
     godwit_dumper::commands::run(&cli.command)
 }

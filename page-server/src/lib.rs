@@ -16,3 +16,5 @@ pub mod restore;
 pub mod serve;
 pub mod store;
 mod sys;
+
+pub use sys::keep_freed_memory;

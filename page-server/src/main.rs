@@ -13,6 +13,7 @@ fn main() -> ExitCode {
         return ExitCode::from(u8::try_from(status).unwrap_or(1));
     }
     let arguments = Arguments::parse();
+    godwit_page_server::keep_freed_memory();
     start_log(arguments.verbose);
     let done = match arguments.command {
         Command::Serve(arguments) => serve_until_told(arguments),

@@ -42,3 +42,23 @@ pub fn pidfd_send_signal(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     let rc = unsafe { libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, none, 0) };
     if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+/// Free memory in bytes that the allocator keeps at the end of a heap before it gives any back.
+#[cfg(target_env = "gnu")]
+const KEPT_BYTES: libc::c_int = 32 << 20;
+/// Size in bytes from which an allocation is a mapping of its own, and is given back at once.
+#[cfg(target_env = "gnu")]
+const MAPPED_BYTES: libc::c_int = 4 << 20;
+
+/// Lets the allocator keep what was freed (`man 3 mallopt`). By default it gives every 128 KiB at the end of a heap
+/// back; a link takes and frees a packet of 64 KiB a thousand times a second, and the kernel then clears a page as often
+/// as it copies one, which is a third of what receiving costs.
+pub fn keep_freed_memory() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: the call takes two integers and changes two settings of the allocator, under its own lock.
+        unsafe { libc::mallopt(libc::M_TRIM_THRESHOLD, KEPT_BYTES) };
+        // SAFETY: as above.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
+    }
+}

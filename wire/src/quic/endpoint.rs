@@ -5,91 +5,34 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use quinn::congestion::CubicConfig;
 use quinn::crypto::rustls::QuicClientConfig;
-use quinn::{
-    EndpointConfig, IdleTimeout, MtuDiscoveryConfig, Runtime, TokioRuntime, TransportConfig, VarInt,
-};
+use quinn::{EndpointConfig, Runtime, TokioRuntime, VarInt};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use super::error::{QuicError, explain};
 use super::keys::Identity;
-use super::socket::{self, CutList, CutSocket};
+use super::path::PathSizes;
+use super::socket::{self, LinkSocket, Opened, RECEIVE_UNIT_BYTES};
 use super::streams::{self, ControlReceiver, ControlSender, LaneReceiver, LaneSender, Side};
 use super::tls;
+use super::tuning::Tuning;
 use crate::control::Envelope;
 use crate::error::Code;
 use crate::version::ALPN;
 
-/// Largest UDP payload in bytes: ten segments of it (quinn's batch) still fit one `sendmsg` of 65507 bytes.
-/// Above it, batches are lost in silence.
-const MTU_MAX: u16 = 6550;
-/// First UDP payload size on a loopback address, whose device takes 65536 bytes.
-const MTU_LOOPBACK: u16 = 6500;
-/// First UDP payload size elsewhere: an Ethernet frame, less IPv6 and UDP headers.
-const MTU_ETHERNET: u16 = 1452;
 /// Handshakes that may be under way at once; further clients are asked to prove their address first.
 const HANDSHAKES_MAX: usize = 64;
 /// How long a handshake may take.
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 /// Connections that wait to be taken by the server's thread.
 const BACKLOG: usize = 64;
+/// Sockets of a listener.
+const SOCKETS_MAX: usize = 64;
 /// How long a closing endpoint waits until its peers have heard of it.
 const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// How long a link that hangs up may still send what was written before, and how often it is looked at.
 const SETTLE_LIMIT: Duration = Duration::from_millis(400);
 const SETTLE_LOOK: Duration = Duration::from_millis(30);
-
-/// Settings of a link.
-#[derive(Clone, Debug)]
-pub struct Tuning {
-    /// Bytes of one stream that may be under way or unread at the receiver.
-    pub stream_window_bytes: u32,
-    /// The same for all streams of a connection; also the sender's buffer.
-    pub window_bytes: u32,
-    /// How often an idle link says that it lives.
-    pub keep_alive: Duration,
-    /// After how long without a word a link is lost; the smaller one of both ends counts.
-    pub idle_timeout: Duration,
-    /// How long to wait for the server's first answer.
-    pub connect_limit: Duration,
-}
-
-impl Default for Tuning {
-    fn default() -> Self {
-        Tuning {
-            stream_window_bytes: 64 << 20,
-            window_bytes: 64 << 20,
-            keep_alive: Duration::from_secs(2),
-            idle_timeout: Duration::from_secs(15),
-            connect_limit: Duration::from_secs(5),
-        }
-    }
-}
-
-impl Tuning {
-    fn transport(&self, peer: SocketAddr) -> Arc<TransportConfig> {
-        let mut transport = TransportConfig::default();
-        let initial_mtu = if is_loopback(peer) { MTU_LOOPBACK } else { MTU_ETHERNET };
-        let mut discovery = MtuDiscoveryConfig::default();
-        discovery.upper_bound(MTU_MAX);
-        let mut cubic = CubicConfig::default();
-        cubic.initial_window(10 * u64::from(MTU_MAX));
-        transport
-            .initial_mtu(initial_mtu)
-            .mtu_discovery_config(Some(discovery))
-            .congestion_controller_factory(Arc::new(cubic))
-            .stream_receive_window(VarInt::from_u32(self.stream_window_bytes))
-            .receive_window(VarInt::from_u32(self.window_bytes))
-            .send_window(u64::from(self.window_bytes))
-            .max_concurrent_bidi_streams(VarInt::from_u32(1))
-            .max_concurrent_uni_streams(VarInt::from_u32(64))
-            .datagram_receive_buffer_size(None)
-            .keep_alive_interval(Some(self.keep_alive))
-            .max_idle_timeout(IdleTimeout::try_from(self.idle_timeout).ok());
-        Arc::new(transport)
-    }
-}
 
 /// What the socket can do; small buffers and missing offload are said to the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,33 +47,64 @@ pub struct SocketFacts {
     pub recv_segments: usize,
 }
 
-/// A listening endpoint.
+/// One or several listening endpoints on one address, each with a socket and a thread of its own.
 #[derive(Debug)]
 pub struct Listener {
-    core: Arc<Core>,
-    backlog: Mutex<mpsc::Receiver<quinn::Connection>>,
+    cores: Vec<Arc<Core>>,
+    /// With the number of the endpoint: tasks of an endpoint must not own it, its end waits for them.
+    backlog: Mutex<mpsc::Receiver<(usize, quinn::Connection)>>,
 }
 
 impl Listener {
-    /// Listens on a UDP address; port 0 takes a free one.
+    /// Listens on a UDP address, with one socket; port 0 takes a free one.
     ///
     /// # Errors
     /// [`QuicError::Bind`], [`QuicError::KeyFile`], [`QuicError::KeySet`].
     pub fn bind(address: SocketAddr, identity: &Identity, tuning: &Tuning) -> Result<Self, QuicError> {
+        Self::bind_many(address, identity, tuning, 1)
+    }
+
+    /// As [`Listener::bind`], with 1 to 64 sockets: a thread each, and each client's packets to one of them.
+    ///
+    /// # Errors
+    /// As [`Listener::bind`].
+    pub fn bind_many(
+        address: SocketAddr,
+        identity: &Identity,
+        tuning: &Tuning,
+        sockets: usize,
+    ) -> Result<Self, QuicError> {
         let crypto = Arc::new(tls::server(identity)?);
         let config_for = {
             let tuning = tuning.clone();
-            move |peer: SocketAddr| {
+            move |sizes: PathSizes, buffer_bytes: usize| {
                 let mut config = quinn::ServerConfig::with_crypto(Arc::clone(&crypto) as _);
-                config.transport_config(tuning.transport(peer)).migration(false);
+                config.transport_config(tuning.transport(sizes, Side::Server, buffer_bytes)).migration(false);
                 config
             }
         };
-        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        let core = Arc::new(Core::start(address, Some(config_for(any)), identity, Side::Server)?);
+        let bind = |source| QuicError::Bind { address, source };
+        let opened =
+            socket::open(address, sockets.clamp(1, SOCKETS_MAX), tuning.socket_buffer_bytes).map_err(bind)?;
+        let any = tuning.sizes(SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)));
         let (sender, backlog) = mpsc::channel(BACKLOG);
-        core.handle.spawn(accept_loop(core.endpoint.clone(), config_for, sender));
-        Ok(Listener { core, backlog: Mutex::new(backlog) })
+        let mut cores = Vec::new();
+        for opened in opened {
+            let config = config_for(any, opened.recv_buffer_bytes);
+            let core = Core::start(address, opened, Some(config), identity, Side::Server)?;
+            cores.push(Arc::new(core));
+        }
+        for (at, core) in cores.iter().enumerate() {
+            let (tuning, config_for) = (tuning.clone(), config_for.clone());
+            let (socket, buffer_bytes) = (Arc::clone(&core.socket), core.recv_buffer_bytes);
+            let config_for = move |peer| {
+                let sizes = tuning.sizes(peer);
+                socket.expect_payload(sizes.bound);
+                config_for(sizes, buffer_bytes)
+            };
+            core.handle.spawn(accept_loop(at, core.endpoint.clone(), config_for, sender.clone()));
+        }
+        Ok(Listener { cores, backlog: Mutex::new(backlog) })
     }
 
     /// The address that it listens on.
@@ -139,31 +113,42 @@ impl Listener {
     /// [`QuicError::Bind`] when the socket is gone.
     pub fn local_addr(&self) -> Result<SocketAddr, QuicError> {
         let address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
-        self.core.endpoint.local_addr().map_err(|source| QuicError::Bind { address, source })
+        self.cores[0].endpoint.local_addr().map_err(|source| QuicError::Bind { address, source })
     }
 
-    /// What the socket can do.
+    /// What a socket can do; all are alike.
     pub fn facts(&self) -> SocketFacts {
-        self.core.facts
+        self.cores[0].facts()
+    }
+
+    /// Sockets that it listens with.
+    pub fn sockets(&self) -> usize {
+        self.cores.len()
     }
 
     /// Waits for the next client whose certificate was accepted; `None` after [`Listener::close`].
     pub fn accept(&self) -> Option<Connection> {
         let mut backlog = self.backlog.lock().unwrap_or_else(PoisonError::into_inner);
-        let inner = self.core.handle.block_on(backlog.recv())?;
-        Some(Connection { core: Arc::clone(&self.core), inner })
+        let (at, inner) = self.cores[0].handle.block_on(backlog.recv())?;
+        Some(Connection { core: Arc::clone(&self.cores[at]), inner })
     }
 
     /// Closes every connection, telling the peers why.
     pub fn close(&self, code: Code, text: &str) {
-        self.core.close(code, text);
+        for core in &self.cores {
+            core.endpoint.close(VarInt::from_u32(code.number()), text.as_bytes());
+        }
+        for core in &self.cores {
+            core.close(code, text);
+        }
     }
 }
 
 async fn accept_loop(
+    at: usize,
     endpoint: quinn::Endpoint,
     config_for: impl Fn(SocketAddr) -> quinn::ServerConfig,
-    backlog: mpsc::Sender<quinn::Connection>,
+    backlog: mpsc::Sender<(usize, quinn::Connection)>,
 ) {
     let handshakes = Arc::new(Semaphore::new(HANDSHAKES_MAX));
     while let Some(incoming) = endpoint.accept().await {
@@ -190,7 +175,9 @@ async fn accept_loop(
                 Err(_) => tracing::debug!(%peer, "a handshake took too long"),
                 Ok(Err(error)) => tracing::debug!(%peer, %error, "a handshake failed"),
                 Ok(Ok(connection)) => {
-                    if let Err(mpsc::error::TrySendError::Full(connection)) = backlog.try_send(connection) {
+                    if let Err(mpsc::error::TrySendError::Full((_, connection))) =
+                        backlog.try_send((at, connection))
+                    {
                         connection.close(VarInt::from_u32(Code::Busy.number()), b"too many new connections");
                     }
                 }
@@ -243,9 +230,17 @@ fn connect_one(
         SocketAddr::V4(_) => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
         SocketAddr::V6(_) => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
     };
-    let core = Arc::new(Core::start(local, None, identity, Side::Client)?);
+    let opened = socket::open(local, 1, tuning.socket_buffer_bytes)
+        .map_err(|source| QuicError::Bind { address: local, source })?;
+    let opened = opened.into_iter().next().ok_or_else(|| QuicError::Bind {
+        address: local,
+        source: std::io::ErrorKind::AddrNotAvailable.into(),
+    })?;
+    let core = Arc::new(Core::start(local, opened, None, identity, Side::Client)?);
+    let sizes = tuning.sizes(peer);
+    core.socket.expect_payload(sizes.bound);
     let mut config = quinn::ClientConfig::new(crypto);
-    config.transport_config(tuning.transport(peer));
+    config.transport_config(tuning.transport(sizes, Side::Client, core.recv_buffer_bytes));
     let waited = tuning.connect_limit;
     let outcome = core.handle.block_on(async {
         let connecting = core
@@ -358,7 +353,7 @@ impl Connection {
 
     /// Makes the link dead from now on: nothing goes out, not even a close; nothing comes in.
     pub fn cut(&self) {
-        self.core.cuts.cut(self.peer());
+        self.core.socket.cuts.cut(self.peer());
     }
 
     /// Address of the peer.
@@ -383,7 +378,7 @@ impl Connection {
 
     /// What the socket can do.
     pub fn facts(&self) -> SocketFacts {
-        self.core.facts
+        self.core.facts()
     }
 
     /// Counters of this connection.
@@ -435,8 +430,9 @@ pub struct Stats {
 struct Core {
     endpoint: quinn::Endpoint,
     handle: tokio::runtime::Handle,
-    facts: SocketFacts,
-    cuts: Arc<CutList>,
+    socket: Arc<LinkSocket>,
+    recv_buffer_bytes: usize,
+    send_buffer_bytes: usize,
     identity: Identity,
     side: Side,
     thread: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
@@ -445,29 +441,26 @@ struct Core {
 impl Core {
     fn start(
         address: SocketAddr,
+        opened: Opened,
         server: Option<quinn::ServerConfig>,
         identity: &Identity,
         side: Side,
     ) -> Result<Self, QuicError> {
         let bind = |source| QuicError::Bind { address, source };
-        let (socket, recv_buffer_bytes, send_buffer_bytes) = socket::open(address).map_err(bind)?;
+        let Opened { socket, recv_buffer_bytes, send_buffer_bytes } = opened;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(bind)?;
         let handle = runtime.handle().clone();
-        let cuts = Arc::new(CutList::default());
-        let (endpoint, facts) = {
+        let (endpoint, socket) = {
             let _guard = handle.enter();
-            let inner = TokioRuntime.wrap_udp_socket(socket).map_err(bind)?;
-            let (send_segments, recv_segments) =
-                (inner.max_transmit_segments(), inner.max_receive_segments());
-            let facts = SocketFacts { recv_buffer_bytes, send_buffer_bytes, send_segments, recv_segments };
-            let socket = Arc::new(CutSocket { inner, cuts: Arc::clone(&cuts) });
+            let socket = Arc::new(LinkSocket::new(TokioRuntime.wrap_udp_socket(socket).map_err(bind)?));
             let mut config = EndpointConfig::default();
-            if config.max_udp_payload_size(MTU_MAX).is_err() {
+            if config.max_udp_payload_size(RECEIVE_UNIT_BYTES).is_err() {
                 return Err(bind(std::io::ErrorKind::InvalidInput.into()));
             }
+            let shared = Arc::clone(&socket);
             let endpoint =
-                quinn::Endpoint::new_with_abstract_socket(config, server, socket, Arc::new(TokioRuntime));
-            (endpoint.map_err(bind)?, facts)
+                quinn::Endpoint::new_with_abstract_socket(config, server, shared, Arc::new(TokioRuntime));
+            (endpoint.map_err(bind)?, socket)
         };
         let (stop, stopped) = oneshot::channel();
         let thread = std::thread::Builder::new().name("godwit-quic".to_owned()).spawn(move || {
@@ -475,7 +468,17 @@ impl Core {
             runtime.shutdown_background();
         });
         let thread = Mutex::new(Some((stop, thread.map_err(bind)?)));
-        Ok(Core { endpoint, handle, facts, cuts, identity: identity.clone(), side, thread })
+        let identity = identity.clone();
+        Ok(Core { endpoint, handle, socket, recv_buffer_bytes, send_buffer_bytes, identity, side, thread })
+    }
+
+    fn facts(&self) -> SocketFacts {
+        SocketFacts {
+            recv_buffer_bytes: self.recv_buffer_bytes,
+            send_buffer_bytes: self.send_buffer_bytes,
+            send_segments: self.socket.inner.max_transmit_segments(),
+            recv_segments: self.socket.inner.max_receive_segments(),
+        }
     }
 
     fn close(&self, code: Code, text: &str) {
@@ -498,8 +501,4 @@ impl Drop for Core {
             let _ = thread.join();
         }
     }
-}
-
-fn is_loopback(peer: SocketAddr) -> bool {
-    peer.ip().to_canonical().is_loopback()
 }

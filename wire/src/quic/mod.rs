@@ -3,21 +3,25 @@
 //! Everything above it is blocking code on ordinary threads: the runtime (one thread per endpoint) moves
 //! packets, and a thread that reads or writes a stream waits for it. So disk work never delays an
 //! acknowledgement, and the windows of QUIC are the bounded queues. Reading order: `keys` (certificates on
-//! disk), `tls`, `endpoint` (listen, connect), `streams` (control stream and lanes), `reorder` (a lane's bytes in
-//! their order, whatever the path loses), `socket` (buffers, and a socket that can go dead on request), `error`.
+//! disk), `tls`, `tuning` (settings) and `path` (sizes of packets), `endpoint` (listen, connect), `streams` (control
+//! stream and lanes), `reorder` (a lane's bytes in their order, whatever the path loses), `socket` (buffers and batches,
+//! and a socket that can go dead on request), `error`.
 
 mod endpoint;
 mod error;
 pub mod keys;
+mod path;
 #[doc(hidden)]
 pub mod raw;
 mod reorder;
 mod socket;
 mod streams;
 mod tls;
+mod tuning;
 
-pub use endpoint::{Connection, Incoming, Listener, SocketFacts, Stats, Tuning, connect, connect_speaking};
+pub use endpoint::{Connection, Incoming, Listener, SocketFacts, Stats, connect, connect_speaking};
 pub use error::QuicError;
 pub use keys::{Identity, KeysError};
 pub use streams::{ControlReceiver, ControlSender, LaneReceiver, LaneSender, Side};
 pub use tls::random;
+pub use tuning::Tuning;
