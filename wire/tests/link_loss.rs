@@ -110,13 +110,23 @@ impl Drop for Relay {
     }
 }
 
+/// Packets of a wire, and a window that a full queue cuts thousands of them out of.
+fn tuning() -> Tuning {
+    Tuning {
+        payload_max_bytes: Some(6500),
+        window_bytes: 64 << 20,
+        window_max_bytes: 64 << 20,
+        ..Tuning::default()
+    }
+}
+
 /// Sends so many frames of 64 KiB and expects each, in order.
 fn carry(frames: u64, loss: Loss) -> usize {
     let dir = tempfile::tempdir().unwrap();
     keys::init(&dir.path().join("keys"), &[]).unwrap();
     let dir = dir.path().join("keys");
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let server = Listener::bind(any, &Identity::server(&dir), &Tuning::default()).unwrap();
+    let server = Listener::bind(any, &Identity::server(&dir), &tuning()).unwrap();
     let relay = Relay::start(server.local_addr().unwrap(), loss);
     let header = |frame: u64| FrameHeader {
         round: 1,
@@ -151,7 +161,7 @@ fn carry(frames: u64, loss: Loss) -> usize {
             Ok::<u64, String>(count)
         });
         let address = format!("127.0.0.1:{}", relay.address.port());
-        let connection = connect(&address, &Identity::client(&dir), &Tuning::default()).unwrap();
+        let connection = connect(&address, &Identity::client(&dir), &tuning()).unwrap();
         let mut lane = connection.open_lane().unwrap();
         lane.join(&Join { session_id: SessionId(1), secret: Secret([7; 16]), lane: 0, epoch: 0 }).unwrap();
         for frame in 0..frames {

@@ -91,7 +91,7 @@ impl Listener {
         let mut cores = Vec::new();
         for opened in opened {
             let config = config_for(any, opened.recv_buffer_bytes);
-            let core = Core::start(address, opened, Some(config), identity, Side::Server)?;
+            let core = Core::start(address, opened, Some(config), identity, tuning, Side::Server)?;
             cores.push(Arc::new(core));
         }
         for (at, core) in cores.iter().enumerate() {
@@ -236,7 +236,7 @@ fn connect_one(
         address: local,
         source: std::io::ErrorKind::AddrNotAvailable.into(),
     })?;
-    let core = Arc::new(Core::start(local, opened, None, identity, Side::Client)?);
+    let core = Arc::new(Core::start(local, opened, None, identity, tuning, Side::Client)?);
     let sizes = tuning.sizes(peer);
     core.socket.expect_payload(sizes.bound);
     let mut config = quinn::ClientConfig::new(crypto);
@@ -393,6 +393,17 @@ impl Connection {
         }
     }
 
+    /// Sets the window for pages, now that the way is known.
+    pub(super) fn widen(&self, lane: u32) {
+        let core = &self.core;
+        let sizes = core.tuning.sizes(self.peer());
+        let window = core.tuning.window(sizes, core.recv_buffer_bytes, self.inner.min_rtt(), lane);
+        match core.side {
+            Side::Client => self.inner.set_send_window(u64::from(window)),
+            Side::Server => self.inner.set_receive_window(VarInt::from_u32(window)),
+        }
+    }
+
     pub(super) fn inner(&self) -> &quinn::Connection {
         &self.inner
     }
@@ -434,6 +445,7 @@ struct Core {
     recv_buffer_bytes: usize,
     send_buffer_bytes: usize,
     identity: Identity,
+    tuning: Tuning,
     side: Side,
     thread: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
 }
@@ -444,6 +456,7 @@ impl Core {
         opened: Opened,
         server: Option<quinn::ServerConfig>,
         identity: &Identity,
+        tuning: &Tuning,
         side: Side,
     ) -> Result<Self, QuicError> {
         let bind = |source| QuicError::Bind { address, source };
@@ -468,8 +481,18 @@ impl Core {
             runtime.shutdown_background();
         });
         let thread = Mutex::new(Some((stop, thread.map_err(bind)?)));
-        let identity = identity.clone();
-        Ok(Core { endpoint, handle, socket, recv_buffer_bytes, send_buffer_bytes, identity, side, thread })
+        let (identity, tuning) = (identity.clone(), tuning.clone());
+        Ok(Core {
+            endpoint,
+            handle,
+            socket,
+            recv_buffer_bytes,
+            send_buffer_bytes,
+            identity,
+            tuning,
+            side,
+            thread,
+        })
     }
 
     fn facts(&self) -> SocketFacts {

@@ -182,6 +182,7 @@ impl LaneSender {
     /// # Errors
     /// [`QuicError`] when the link is lost.
     pub fn join(&mut self, join: &Join) -> Result<(), QuicError> {
+        self.connection.widen(join.lane);
         let write = self.stream.write_chunk(Bytes::copy_from_slice(&join.encode()));
         self.connection.handle().block_on(write).map_err(|error| write_error(&self.connection, error))
     }
@@ -233,7 +234,11 @@ impl LaneReceiver {
         match read {
             Err(_) => Err(QuicError::Silent { peer, what: "join message", waited: JOIN_LIMIT }),
             Ok(Err(error)) => Err(exact_error(&self.connection, error)),
-            Ok(Ok(())) => Join::decode(&bytes).map_err(|source| QuicError::Malformed { peer, source }),
+            Ok(Ok(())) => {
+                let join = Join::decode(&bytes).map_err(|source| QuicError::Malformed { peer, source })?;
+                self.connection.widen(join.lane);
+                Ok(join)
+            }
         }
     }
 

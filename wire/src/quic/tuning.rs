@@ -17,12 +17,16 @@ const INITIAL_WINDOW_PACKETS: u64 = 10;
 /// Window of what the page server says: control messages of at most 1 MiB.
 const TALK_WINDOW_BYTES: u32 = 4 << 20;
 
+/// What a way is expected to carry, in bytes a second: 10 Gbit/s.
+const EXPECTED_BYTES_PER_SECOND: f64 = 1.25e9;
+
 /// Settings of a link.
 #[derive(Clone, Debug)]
 pub struct Tuning {
     /// Bytes of pages that one connection may have under way or unread, at first and on short ways.
     pub window_bytes: u32,
-    /// The most that all connections of a session may have, on long ways ([`Tuning::window_for`]).
+    /// The most that the first connection of a session may have, on long ways; each further one may have half of the one
+    /// before, but no less than `window_bytes`. So eight of them have less than 96 MiB by default.
     pub window_max_bytes: u32,
     /// Largest UDP payload in bytes (1200 to 65507); without it, what the way takes.
     pub payload_max_bytes: Option<u16>,
@@ -40,7 +44,7 @@ impl Default for Tuning {
     fn default() -> Self {
         Tuning {
             window_bytes: 4 << 20,
-            window_max_bytes: 64 << 20,
+            window_max_bytes: 32 << 20,
             payload_max_bytes: None,
             socket_buffer_bytes: 4 << 20,
             keep_alive: Duration::from_secs(2),
@@ -86,6 +90,18 @@ impl Tuning {
         Arc::new(transport)
     }
 
+    /// The window of a connection with a lane of that number, once the way's round-trip time is known: what comes at
+    /// [`EXPECTED_BYTES_PER_SECOND`] within two of them, so that a lost packet does not stop the others.
+    pub(super) fn window(&self, sizes: PathSizes, buffer_bytes: usize, rtt: Duration, lane: u32) -> u32 {
+        let first = self.first_window(sizes, buffer_bytes);
+        if sizes.is_local() {
+            return first;
+        }
+        let most = self.window_max_bytes.checked_shr(lane).unwrap_or(0).max(first);
+        let wanted = (2.0 * EXPECTED_BYTES_PER_SECOND * rtt.as_secs_f64()).min(f64::from(u32::MAX));
+        (wanted as u32).clamp(first, most)
+    }
+
     /// Within a host nothing holds packets but the receiver's buffer: what is more than that is lost.
     fn first_window(&self, sizes: PathSizes, buffer_bytes: usize) -> u32 {
         if !sizes.is_local() {
@@ -97,5 +113,35 @@ impl Tuning {
 
     pub(super) fn sizes(&self, peer: SocketAddr) -> PathSizes {
         PathSizes::of(peer, self.payload_max_bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WIRE: PathSizes = PathSizes { start: 1452, bound: 1472 };
+    const LOCAL: PathSizes = PathSizes { start: 65507, bound: 65507 };
+
+    #[test]
+    fn windows_follow_the_round_trip_within_their_bounds() {
+        let tuning = Tuning::default();
+        let window = |millis, lane| tuning.window(WIRE, 4 << 20, Duration::from_millis(millis), lane);
+        assert_eq!(window(0, 0), 4 << 20);
+        assert_eq!(window(5, 0), 12_500_000);
+        assert_eq!(window(100, 0), 32 << 20);
+        assert_eq!(window(100, 1), 16 << 20);
+        assert_eq!(window(100, 200), 4 << 20);
+        let sum: u32 = (0..8).map(|lane| window(10_000, lane)).sum();
+        assert!(sum < 96 << 20, "{sum}");
+    }
+
+    #[test]
+    fn within_a_host_the_window_is_what_the_buffer_holds() {
+        let tuning = Tuning::default();
+        let window = |buffer| tuning.window(LOCAL, buffer, Duration::from_millis(100), 0);
+        assert_eq!(window(4 << 20), 4 << 20);
+        assert_eq!(window(1 << 20), 1 << 20);
+        assert_eq!(window(1000), 3 * 65507, "a few packets always");
     }
 }
