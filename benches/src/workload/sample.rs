@@ -90,30 +90,38 @@ impl Compressibility {
 /// When it cannot be looked at.
 pub fn take(pid: i32, len: u64) -> io::Result<Vec<u8>> {
     let pid = Pid::from_raw(pid);
-    let regions = present(pid)?;
+    let pieces = pieces(&present(pid)?, len);
+    let mut sample = Vec::with_capacity(pieces.iter().map(|piece| piece.len).sum());
+    for piece in pieces {
+        let begin = sample.len();
+        sample.resize(begin + piece.len, 0);
+        // What is gone meanwhile is no part of it.
+        let read = process_vm::read(pid, &[piece], &mut sample[begin..]).unwrap_or(0);
+        sample.truncate(begin + read);
+    }
+    Ok(sample)
+}
+
+/// About `len` bytes of the regions, evenly from all of them, in runs.
+fn pieces(regions: &[Region], len: u64) -> Vec<Remote> {
     let total: u64 = regions.iter().map(|region| region.end - region.start).sum();
-    let wanted = len.min(total);
-    let mut sample = Vec::with_capacity(wanted as usize);
-    let mut passed = 0u64;
+    let wanted = u128::from(len.min(total));
+    let (mut passed, mut taken) = (0, 0);
+    let mut pieces = Vec::new();
     for region in regions {
         let mut at = region.start;
         while at < region.end {
             let run = RUN.min(region.end - at);
             // A run is taken whenever the sample is behind its share of what was passed by.
-            let due = (u128::from(passed) * u128::from(wanted) / u128::from(total.max(1))) as u64;
-            if sample.len() as u64 <= due {
-                let begin = sample.len();
-                sample.resize(begin + run as usize, 0);
-                let piece = Remote { addr: at, len: run as usize };
-                // What is gone meanwhile is no part of it.
-                let read = process_vm::read(pid, &[piece], &mut sample[begin..]).unwrap_or(0);
-                sample.truncate(begin + read);
+            if u128::from(taken) * u128::from(total) <= u128::from(passed) * wanted {
+                pieces.push(Remote { addr: at, len: run as usize });
+                taken += run;
             }
             passed += run;
             at += run;
         }
     }
-    Ok(sample)
+    pieces
 }
 
 /// Pages of private anonymous memory that are there.
@@ -148,14 +156,36 @@ mod tests {
     }
 
     #[test]
-    fn samples_are_as_long_as_asked_for_and_hold_what_is_there() {
-        let mut memory = vec![0; 32 << 20];
+    fn samples_are_as_long_as_asked_for_and_spread() {
+        let region = |start: u64, pages: u64| Region {
+            start,
+            end: start + pages * PAGE as u64,
+            categories: category::PRESENT,
+        };
+        let mut regions: Vec<Region> = (1..2000).map(|at| region(at << 20, 1 + at % 7)).collect();
+        regions.push(region(1 << 40, 32 << 8));
+        let total: u64 = regions.iter().map(|region| region.end - region.start).sum();
+        for wanted in [1 << 20, 8 << 20, 40 << 20] {
+            let pieces = pieces(&regions, wanted);
+            let len: u64 = pieces.iter().map(|piece| piece.len as u64).sum();
+            assert!(len.abs_diff(wanted) <= RUN, "{len} of {wanted}");
+            assert!(pieces.is_sorted_by(|one, next| one.addr + one.len as u64 <= next.addr));
+            let of_large: u64 =
+                pieces.iter().filter(|piece| piece.addr >= 1 << 40).map(|piece| piece.len as u64).sum();
+            assert!(of_large.abs_diff(len * (32 << 20) / total) <= 2 * RUN, "{of_large} of {len}");
+        }
+        let all: usize = pieces(&regions, u64::MAX).iter().map(|piece| piece.len).sum();
+        assert_eq!(all as u64, total);
+        assert!(pieces(&[], 1).is_empty());
+    }
+
+    #[test]
+    fn samples_are_taken_from_a_process() {
+        let mut memory = vec![0; 4 << 20];
         fill(Content::Random, &mut memory);
-        let sample = take(Pid::this().as_raw(), 8 << 20).unwrap();
-        assert!((4 << 20..=9 << 20).contains(&sample.len()), "{}", sample.len());
-        // Nearly all of this process's memory is what was just filled.
-        let random = sample.chunks(PAGE).filter(|page| memory.chunks(PAGE).any(|ours| ours == *page)).count();
-        assert!(random > sample.len() / PAGE / 2, "{random}");
+        let sample = take(Pid::this().as_raw(), 1 << 20).unwrap();
+        assert!((512 << 10..=2 << 20).contains(&sample.len()), "{}", sample.len());
+        assert!(take(i32::MAX, 1 << 20).is_err());
         std::hint::black_box(&memory);
     }
 }
