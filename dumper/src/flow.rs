@@ -32,9 +32,9 @@ use crate::handover::{self, HandedOver};
 use crate::interrupt;
 use crate::options::{CriuVersion, Options};
 use crate::pool::Pool;
-use crate::predump::pages::{self, PageSource, SentPages, StopOthers};
+use crate::predump::pages::{self, PageSource, PagesError, SentPages, StopOthers};
 use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
-use crate::predump::segments;
+use crate::predump::segments::{self, Comparing};
 use crate::predump::tracker;
 use crate::predump::whole;
 use crate::prepare::alarm::Alarm;
@@ -271,16 +271,26 @@ fn dump_task<'a>(
     survey::late_mappings(&host.root, &listed.vmas)?;
     let rings = Rings::read(host.root.pid, &listed.vmas)?;
     let segments = shmem::collect(host.root.pid, &listed.vmas, &collected.descriptors)?;
-    let of_segments = rounds.segments.plans(&segments, true, options.readers)?;
-    let plan = rounds.final_plan(&listed, of_segments);
-    let mut images =
-        steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;
+    let mut plan = rounds.final_plan(&listed);
     let stop = AtomicBool::new(false);
     let hot = rounds.hot.of_round(host.target.sink().takes(), rounds.base.as_ref());
     let source = PageSource { stop: &stop, hot, ..page_source(options, host, &segments) };
+    let (alarm, of_segments) = (stopped.alarm, &mut rounds.segments);
+    let check = || match stop.load(Ordering::Relaxed) {
+        true => Err(PagesError::GivenUp.into()),
+        false => alarm.check(Step::DumpTask),
+    };
     let (sent, state) = std::thread::scope(|scope| {
-        let (plan, sink, _stop) = (images.plan(), images.sink(), StopOthers(&stop));
-        let pages = scope.spawn(move || source.send_all(plan, sink));
+        let _stop = StopOthers(&stop);
+        // What rounds hold of shared memory is read and compared meanwhile, and then all pages are sent.
+        let pages = scope.spawn(|| {
+            let comparing = Comparing { readers: options.readers, check: &check };
+            plan.pages.extend(of_segments.plans(&segments, true, &comparing)?);
+            let images =
+                steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;
+            let sent = source.send_all(images.plan(), images.sink())?;
+            Ok::<_, DumpError>((images, sent))
+        });
         let state = flags.join().and_then(|flagged| {
             whole::check(host.root.pid, &listed.plan.runs, &flagged)?;
             task_state(options, host, stopped, &says, flagged, &collected)
@@ -288,7 +298,8 @@ fn dump_task<'a>(
         stop.store(state.is_err(), Ordering::Relaxed);
         (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
     });
-    let (state, sent) = (state?, sent?); // a mapping that cannot be dumped is a better reason than a page of it
+    let state = state?; // a mapping that cannot be dumped is a better reason than a page of it
+    let (mut images, sent) = sent?;
     sent.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
     let (sent, of_segments) = pages::split_off(PAGES_ID, sent);
     let shared = SharedPages::of(&of_segments, segments::in_parent(&images.plan().pages));

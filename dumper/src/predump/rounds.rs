@@ -14,7 +14,7 @@ use super::converge::{self, Next};
 use super::held::{self, Held};
 use super::hot::Hot;
 use super::pages::{self, GOES_ON, PageSource, SentPages};
-use super::segments::{self, Segments};
+use super::segments::{self, Comparing, Segments};
 use super::tracker::{Ask, Tracker, TrackerError, present};
 use super::{plan, whole};
 use crate::collect::images::{ImageSet, Origin};
@@ -80,10 +80,9 @@ pub struct RoundsOf<'a> {
 }
 
 impl Rounds {
-    /// The plan of the last set: the task's own pages, and the shared memory segments.
-    pub fn final_plan(&self, listed: &Listed, segments: Vec<PagesPlan>) -> RoundPlan {
-        let mut pages = vec![listed.plan.clone()];
-        pages.extend(segments);
+    /// The plan of the last set: the task's own pages. Those of shared memory segments are to be added.
+    pub fn final_plan(&self, listed: &Listed) -> RoundPlan {
+        let pages = vec![listed.plan.clone()];
         RoundPlan {
             round: self.next_round,
             base_round: self.base.as_ref().map(|base| base.round),
@@ -134,7 +133,7 @@ impl RoundsOf<'_> {
         let hashed_slots = if tracker.wants_hashes() { held::PAGES_MAX } else { 0 };
         let readers = self.options.readers;
         let segments = shmem::collect_running(pid, &listed.vmas);
-        let of_segments = rounds.segments.plans(&segments, false, readers)?;
+        let of_segments = rounds.segments.plans(&segments, false, &Comparing::patiently(readers))?;
         let round = rounds.next_round;
         let plan = RoundPlan {
             round,

@@ -24,6 +24,22 @@ use crate::task::shmem::Segment;
 /// Pages that are remembered by their hashes, over all segments: 16 GiB of memory in 64 MiB of hashes.
 const HASHES_MAX: u64 = 4 << 20;
 
+/// How segments are compared with what rounds hold of them.
+#[derive(Clone, Copy)]
+pub struct Comparing<'a> {
+    /// Threads that read and compare, at least one.
+    pub readers: usize,
+    /// Whether to go on, asked before each piece of at most an extent.
+    pub check: &'a (dyn Fn() -> Result<(), DumpError> + Sync),
+}
+
+impl Comparing<'_> {
+    /// To the end, however long it takes: the process runs.
+    pub fn patiently(readers: usize) -> Comparing<'static> {
+        Comparing { readers, check: &|| Ok(()) }
+    }
+}
+
 /// What is known of the segments met in a session.
 #[derive(Debug)]
 pub struct Segments {
@@ -67,15 +83,15 @@ impl Segments {
     }
 
     /// The page lists of all segments. In the last set all are listed, in a round those whose hashes can be
-    /// remembered. `readers` threads compare what the last acknowledged round holds.
+    /// remembered. `comparing` says how what the last acknowledged round holds is compared.
     ///
     /// # Errors
-    /// When a segment cannot be read, or the user wants it to end.
+    /// When a segment cannot be read, when the user wants it to end, or as `comparing` says.
     pub fn plans(
         &mut self,
         segments: &[Segment],
         is_last: bool,
-        readers: usize,
+        comparing: &Comparing<'_>,
     ) -> Result<Vec<PagesPlan>, DumpError> {
         let mut plans = Vec::with_capacity(segments.len());
         let mut remembered = 0;
@@ -96,7 +112,7 @@ impl Segments {
                 remembered += pages;
             }
             let runs = match self.held.get(&segment.id) {
-                Some(held) => compare(segment, data, held, readers)?,
+                Some(held) => compare(segment, data, held, comparing)?,
                 None => data,
             };
             plans.push(PagesPlan {
@@ -145,7 +161,7 @@ fn compare(
     segment: &Segment,
     data: Vec<PageRun>,
     held: &Held,
-    readers: usize,
+    comparing: &Comparing<'_>,
 ) -> Result<Vec<PageRun>, DumpError> {
     let covered = held.runs();
     let pieces = pieces(&plan::common(&data, &covered));
@@ -153,13 +169,14 @@ fn compare(
     let failed = AtomicBool::new(false);
     let changed: Mutex<Vec<PageRun>> = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        let work: Vec<_> = (0..readers.clamp(1, pieces.len().max(1)))
+        let work: Vec<_> = (0..comparing.readers.clamp(1, pieces.len().max(1)))
             .map(|_| {
                 scope.spawn(|| {
                     let mut bytes = vec![0; (EXTENT_SLOTS * PAGE_SIZE) as usize];
                     while !failed.load(Ordering::Relaxed) {
                         let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
-                        match changed_in(segment, piece, held, &mut bytes) {
+                        match (comparing.check)().and_then(|()| changed_in(segment, piece, held, &mut bytes))
+                        {
                             Ok(runs) => {
                                 changed.lock().unwrap_or_else(|poison| poison.into_inner()).extend(runs)
                             }
@@ -366,7 +383,9 @@ mod tests {
                 let is_last = round == 4;
                 (0..rng.next_u32() % 400).for_each(|_| change(&file, &mut rng));
                 let segment = open(&file);
-                let plans = segments.plans(std::slice::from_ref(&segment), is_last, 2).unwrap();
+                let plans = segments
+                    .plans(std::slice::from_ref(&segment), is_last, &Comparing::patiently(2))
+                    .unwrap();
                 let Some(plan) = plans.first() else { continue };
                 assert_eq!(plan.pages_id, 2);
                 if !is_last {
@@ -397,13 +416,13 @@ mod tests {
         file.write_all_at(&vec![1; 600 * PAGE], 0).unwrap();
         let mut segments = Segments::new(7);
         let segment = open(&file);
-        let first = segments.plans(std::slice::from_ref(&segment), false, 3).unwrap();
+        let first = segments.plans(std::slice::from_ref(&segment), false, &Comparing::patiently(3)).unwrap();
         let sent = send(&segment, &first, &Kept::default(), true);
         segments.acknowledge(&first, &sent);
         file.write_all_at(b"x", 300 * PAGE_SIZE + 9).unwrap();
         file.write_all_at(&[1; 5 * PAGE], 400 * PAGE_SIZE).unwrap();
         file.set_len(500 * PAGE_SIZE).unwrap();
-        let last = segments.plans(&[open(&file)], true, 3).unwrap();
+        let last = segments.plans(&[open(&file)], true, &Comparing::patiently(3)).unwrap();
         let run = |page: u64, nr_pages, flags| PageRun { vaddr: page * PAGE_SIZE, nr_pages, flags };
         assert_eq!(last[0].runs, [run(0, 300, PE_PARENT), run(300, 1, PE_PRESENT), run(301, 199, PE_PARENT)]);
         assert_eq!(in_parent(&last), 499);
@@ -415,7 +434,7 @@ mod tests {
         file.write_all_at(&vec![1; 300 * PAGE], 0).unwrap();
         let segment = open(&file);
         let mut segments = Segments::new(2);
-        let plans = segments.plans(std::slice::from_ref(&segment), false, 1).unwrap();
+        let plans = segments.plans(std::slice::from_ref(&segment), false, &Comparing::patiently(1)).unwrap();
         let mut sent = send(&segment, &plans, &Kept::default(), true);
         // The second extent is asked for again, and holds something else by then.
         file.write_all_at(&[2; PAGE], 290 * PAGE_SIZE).unwrap();
@@ -432,7 +451,7 @@ mod tests {
         let again = source.send_extents(&plans[0], 1, &Kept::default(), &[1]).unwrap();
         sent.get_mut(&2).unwrap().sent_again(&[1], again);
         segments.acknowledge(&plans, &sent);
-        let last = segments.plans(std::slice::from_ref(&segment), true, 1).unwrap();
+        let last = segments.plans(std::slice::from_ref(&segment), true, &Comparing::patiently(1)).unwrap();
         assert_eq!(in_parent(&last), 300);
     }
 
@@ -443,10 +462,10 @@ mod tests {
         large.write_all_at(&[1; 9 * PAGE], 0).unwrap();
         let open = [open(&large), open(&small)];
         let mut segments = Segments { hashes_max: 8, ..Segments::new(2) };
-        let round = segments.plans(&open, false, 1).unwrap();
+        let round = segments.plans(&open, false, &Comparing::patiently(1)).unwrap();
         assert_eq!(round.iter().map(|plan| plan.owner).collect::<Vec<_>>(), [PageOwner::Shmem(open[1].id)]);
         segments.acknowledge(&round, &send(&open[1], &round, &Kept::default(), true));
-        let last = segments.plans(&open, true, 1).unwrap();
+        let last = segments.plans(&open, true, &Comparing::patiently(1)).unwrap();
         assert_eq!(last.len(), 2);
         assert_eq!((last[0].slots(), last[1].slots()), (9, 0));
         assert_eq!(last[1].pages_id, round[0].pages_id);

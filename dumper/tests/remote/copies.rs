@@ -13,7 +13,7 @@ use godwit_dumper::pool::Pool;
 use godwit_dumper::predump::held::{self, Held};
 use godwit_dumper::predump::pages::{self, PageSource, SentPages};
 use godwit_dumper::predump::rounds::{self, Base, Listed, PAGES_ID};
-use godwit_dumper::predump::segments::Segments;
+use godwit_dumper::predump::segments::{Comparing, Segments};
 use godwit_dumper::predump::tracker::{self, Ask, Choice, Tracker};
 use godwit_dumper::prepare::root::Root;
 use godwit_dumper::procfs::maps::{self, Vma};
@@ -105,7 +105,7 @@ impl Copy {
         let listed =
             rounds::list(&self.root, self.tracker.as_mut(), self.base.as_ref(), &self.held, None).unwrap();
         let segments = shmem::collect_running(self.root.pid, &listed.vmas);
-        let of_segments = self.segments.plans(&segments, false, 2).unwrap();
+        let of_segments = self.segments.plans(&segments, false, &Comparing::patiently(2)).unwrap();
         let (plans, sent, memory) = self.send(&listed, of_segments, &segments, true);
         self.segments.acknowledge(&plans, &sent);
         let (sent, _) = pages::split_off(PAGES_ID, sent);
@@ -126,7 +126,7 @@ impl Copy {
                 .unwrap();
         let descriptors = files::open_all(self.root.pid, &self.root.pidfd).unwrap();
         let segments = shmem::collect(self.root.pid, &listed.vmas, &descriptors).unwrap();
-        let of_segments = self.segments.plans(&segments, true, 2).unwrap();
+        let of_segments = self.segments.plans(&segments, true, &Comparing::patiently(2)).unwrap();
         let left = listed.plan.runs.iter().filter(|run| !run.is_present()).map(|run| run.nr_pages);
         self.taken_over += left.sum::<u64>();
         let (_, _, memory) = self.send(&listed, of_segments, &segments, false);
@@ -152,7 +152,7 @@ impl Copy {
         let is_segment = vma.shared && vmas::is_memory_file(vma);
         let in_segment = is_segment.then(|| {
             let segments = shmem::collect_running(pid, &listed.vmas);
-            let plans = self.segments.plans(&segments, true, 1).unwrap();
+            let plans = self.segments.plans(&segments, true, &Comparing::patiently(1)).unwrap();
             let plan = plans.iter().find(|plan| plan.owner == PageOwner::Shmem(vma.inode)).unwrap();
             of(&plan.runs, vma.pgoff + at - vma.start)
         });
