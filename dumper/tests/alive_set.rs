@@ -27,6 +27,8 @@ fn migrate(scene: &Scene, more: &[&str]) -> Verdict {
             running.ended().is_some()
                 || server.sessions().pop().is_some_and(|dir| dir.join(format!("round-{step:04}")).exists())
         });
+        // The round is sealed before its word is back and the next one scans: into the pause behind that scan.
+        std::thread::sleep(Duration::from_millis(150));
         victim.tell(&format!("step-{step}"));
     }
     running.finish(Duration::from_secs(60)).expect_ok();

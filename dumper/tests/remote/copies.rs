@@ -80,7 +80,7 @@ pub struct Copy {
     segments: Segments,
     memory: Memories,
     round: u32,
-    /// Pages of the last sets that were left to rounds.
+    /// Pages that rounds and last sets left to the round before.
     pub taken_over: u64,
 }
 
@@ -127,8 +127,6 @@ impl Copy {
         let descriptors = files::open_all(self.root.pid, &self.root.pidfd).unwrap();
         let segments = shmem::collect(self.root.pid, &listed.vmas, &descriptors).unwrap();
         let of_segments = self.segments.plans(&segments, true, &Comparing::patiently(2)).unwrap();
-        let left = listed.plan.runs.iter().filter(|run| !run.is_present()).map(|run| run.nr_pages);
-        self.taken_over += left.sum::<u64>();
         let (_, _, memory) = self.send(&listed, of_segments, &segments, false);
         let differences = Looking::at(self.root.pid, &memory).differences(&listed.vmas);
         frozen.thaw().unwrap();
@@ -179,6 +177,8 @@ impl Copy {
         live: bool,
     ) -> (Vec<PagesPlan>, BTreeMap<u32, SentPages>, Memories) {
         self.round += 1;
+        let left = listed.plan.runs.iter().filter(|run| !run.is_present()).map(|run| run.nr_pages);
+        self.taken_over += left.sum::<u64>();
         let pages: Vec<PagesPlan> = std::iter::once(listed.plan.clone()).chain(of_segments).collect();
         let kind = if live { RoundKind::Round } else { RoundKind::Final };
         let base_round = self.base.as_ref().map(|base| base.round);
