@@ -223,6 +223,32 @@ fn a_guard_in_a_private_mapping_of_a_file_does_not_hold_its_program_up() {
     assert!(differences.is_empty(), "{differences:#?}");
 }
 
+/// A program with a userfaultfd of its own is refused by name (`doctor`, `leftovers`); with one that another process
+/// holds, the range is the other's, and no less right.
+#[test]
+fn a_range_of_another_userfaultfd_is_sent_each_time() {
+    require!("root", "cc");
+    if !has_uffd_wp() {
+        return;
+    }
+    let (_dir, mut program) = start();
+    assert!(program.tell("own-userfaultfd", 0));
+    let (inside, outside) = (0x3000_0000_0000 + PAGE_SIZE, 0x3000_0000_0000 + 20 * PAGE_SIZE);
+    for (choice, expected) in [(Choice::UffdWp, "seen, sent"), (Choice::Hash, "not seen, left to a round")] {
+        let mut copy = Copy::begin(choice, program.pid());
+        copy.round();
+        copy.round();
+        assert_eq!(
+            (copy.fate(inside).as_str(), copy.fate(outside).as_str()),
+            (expected, "not seen, left to a round")
+        );
+        assert!(program.tell("write", 1));
+        assert_eq!(copy.fate(inside), "seen, sent");
+        let differences = copy.differences();
+        assert!(differences.is_empty(), "{choice:?}: {differences:#?}");
+    }
+}
+
 /// A cgroup whose processes read a disk slowly.
 struct SlowDisk(PathBuf);
 

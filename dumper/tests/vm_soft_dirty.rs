@@ -106,8 +106,8 @@ fn usual() -> Vec<Case> {
         Case { name: "confined".to_owned(), program: "alive", args: &[], how: How::Confined },
         tested("steps-soft-dirty", "tracker_steps", &[], "soft_dirty"),
         tested("steps-uffd-wp", "tracker_steps", &[], "uffd_wp"),
-        tested("property-soft-dirty", "tracker_property", &["GODWIT_TRACKER_SEEDS=3"], "soft_dirty"),
-        tested("property-uffd-wp", "tracker_property", &["GODWIT_TRACKER_SEEDS=2"], "uffd_wp"),
+        tested("property-soft-dirty", "tracker_property", &["GODWIT_TRACKER_SEEDS=2"], "soft_dirty"),
+        tested("property-uffd-wp", "tracker_property", &["GODWIT_TRACKER_SEEDS=1"], "uffd_wp"),
         tested("property-hash", "tracker_property", &["GODWIT_TRACKER_SEEDS=1"], "hash"),
         tested("kinds-soft-dirty", "tracker_kinds", &[], "soft_dirty_sees"),
         tested("kinds-uffd-wp", "tracker_kinds", &[], "uffd_wp_sees"),
@@ -343,7 +343,7 @@ fn what_only_the_guest_shows_is_moved_there() {
     let mut cases = if is_full { full() } else { usual() };
     cases.retain(|case| case.name.contains(&only));
     assert!(!cases.is_empty(), "no case is called {only}");
-    let out = run_in_guest(&scene, &cases, if is_full { 2400 } else { 500 });
+    let out = run_in_guest(&scene, &cases, if is_full { 2400 } else { 700 });
     let wrong: Vec<String> = cases.iter().filter_map(|case| check(&out, case).err()).collect();
     let servers = ["server-4.1.err", "server-4.2.err", "server-far.err"].map(|name| {
         support::child::tail(&std::fs::read_to_string(out.join(name)).unwrap_or_default()).to_owned()

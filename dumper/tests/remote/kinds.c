@@ -5,10 +5,12 @@
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <linux/aio_abi.h>
+#include <linux/userfaultfd.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -117,6 +119,15 @@ static int after_fork(char *page)
 	return waitpid(child, NULL, 0) == child;
 }
 
+/* A userfaultfd of its own, for pages that are there: it has nothing to do. */
+static int own_userfaultfd(char *page)
+{
+	struct uffdio_api api = { .api = UFFD_API };
+	struct uffdio_register range = { .range = { (uintptr_t)page, 8 * PAGE }, .mode = UFFDIO_REGISTER_MODE_MISSING };
+	int fd = syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+	return fd >= 0 && !ioctl(fd, UFFDIO_API, &api) && !ioctl(fd, UFFDIO_REGISTER, &range);
+}
+
 static int change(const char *way, unsigned long n)
 {
 	char *page = anonymous + n * PAGE;
@@ -156,6 +167,8 @@ static int change(const char *way, unsigned long n)
 		alarm(0);
 		return done;
 	}
+	if (IS("own-userfaultfd"))
+		return own_userfaultfd(page);
 	if (IS("write-shared"))
 		return memset(shared + n * PAGE, value, PAGE) != NULL;
 	if (IS("write-memfd"))
