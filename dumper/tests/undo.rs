@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use godwit_dumper::predump::tracker::uffd_wp;
 use godwit_dumper::step::Step;
 use nix::sys::signal::Signal;
 use support::child::eventually;
@@ -71,15 +72,19 @@ impl Flow {
                 .map(str::to_owned)
                 .to_vec()
         };
+        // Named, since `auto` goes on to another where one cannot be armed.
+        let tracker = ["--tracker", if uffd_wp::self_test().is_ok() { "uffd-wp" } else { "soft-dirty" }];
         match self {
             Flow::Dump => {
                 let scripts =
                     ["--action-script", "/bin/true", "--action-script", "/bin/true"].map(str::to_owned);
                 [local("dump"), scripts.to_vec()].concat()
             }
-            Flow::PreDump => local("pre-dump"),
-            Flow::Migrate => remote(&["--max-rounds", "2", "--downtime-target", "1us"]),
-            Flow::Keep => remote(&["--max-rounds", "1", "--no-restore"]),
+            Flow::PreDump => [local("pre-dump"), tracker.map(str::to_owned).to_vec()].concat(),
+            Flow::Migrate => {
+                remote(&[&["--max-rounds", "2", "--downtime-target", "1us"], &tracker[..]].concat())
+            }
+            Flow::Keep => remote(&[&["--max-rounds", "1", "--no-restore"], &tracker[..]].concat()),
         }
     }
 }
