@@ -2,15 +2,14 @@
 //!
 //! One thread reads the control stream and gives each answer to whoever waits for it; a request is sent by the
 //! thread that makes it. Reading order: this file (requests and answers), `session` (what may be asked for),
-//! `sink` (rounds), `payload` (what pages become on the wire), `pack` and `starved` (how hard they
-//! are packed), `error`.
+//! `sink` (rounds), `payload` (what pages become on the wire), `pack` (how hard they are packed),
+//! `error`.
 
 mod error;
 mod pack;
 mod payload;
 mod session;
 mod sink;
-mod starved;
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};

@@ -1,8 +1,8 @@
 //! How pages are packed: as hard as the link is slow.
 //!
 //! Three ways, from light to hard: as they are, lz4, zstd. Pages are counted by windows. While the link is what everyone
-//! waits for, a harder way is tried; while it waits for the packing, or is slow only since packing leaves it no processor
-//! (`starved`), a lighter one. What each way moved in its last
+//! waits for, a harder way is tried; while it waits for the packing, or packing itself waits for a processor (which
+//! the link's own threads then do too, and the other side's where that is the same machine), a lighter one. What each way moved in its last
 //! window, in bytes of pages per second, is remembered for a while, so that a way which was tried and moved less is not
 //! tried over and over. It begins in the middle, since a slow link would take long to show what a wrong first guess costs.
 
@@ -59,6 +59,10 @@ const QUEUE_BLOCKS: f64 = 2.0;
 const QUEUE_MIN_BYTES: f64 = (256 << 10) as f64;
 /// So large a part of the senders' time spent in waiting for the link says the same.
 const WAITING_SHARE: f64 = 0.3;
+/// A link that takes less than so many bytes a second does so whatever the processors do.
+const STARVED_MIN_RATE: f64 = (40 << 20) as f64;
+/// A way that is known to move so much more is taken before one is tried that nobody knows.
+const FAR_BETTER: f64 = 1.3;
 /// A harder way is taken where it moves so much more.
 const HARDER_GAIN: f64 = 1.1;
 /// A lighter way is taken where it moves as much as makes this: it costs less.
@@ -145,8 +149,8 @@ impl Balance {
         self.queue = 0.0;
     }
 
-    /// A window is full; `sent_bytes` is what the link has sent of payload by now, since it was opened, and its threads
-    /// were starved or not.
+    /// A window is full; `sent_bytes` is what the link has sent of payload by now, since it was opened. Packing
+    /// waited for a processor or did not.
     pub(super) fn turn(&mut self, now: Duration, sent_bytes: u64, is_starved: bool) {
         let fresh = Window { begun: now, sent_bytes, ..Window::default() };
         let window = std::mem::replace(&mut self.window, fresh);
@@ -166,6 +170,7 @@ impl Balance {
             *ago += window.pages_bytes;
         }
         self.moved[self.way] = Some((moved, 0));
+        let is_starved = is_starved && drained / took > STARVED_MIN_RATE;
         if let Some(better) = self.better(moved, link_is_full && !is_starved) {
             let mib_per_s = (moved / f64::from(1 << 20)) as u64;
             tracing::debug!(
@@ -188,11 +193,12 @@ impl Balance {
         let others = || (0..=self.hardest).filter(|way| *way != self.way);
         let best =
             others().filter_map(|way| Some((way, known(way)?))).max_by(|one, two| one.1.total_cmp(&two.1));
-        let known_better = best.filter(|(way, other)| *other > moved * gain(*way)).map(|(way, _)| way);
-        known_better.or_else(|| {
-            let next = if waits_for_link { Some(self.way + 1) } else { self.way.checked_sub(1) };
-            next.filter(|next| *next <= self.hardest && known(*next).is_none())
-        })
+        let next = if waits_for_link { Some(self.way + 1) } else { self.way.checked_sub(1) };
+        let unknown = next.filter(|next| *next <= self.hardest && known(*next).is_none());
+        let known_better = |gain: &dyn Fn(usize) -> f64| {
+            best.filter(|(way, other)| *other > moved * gain(*way)).map(|(way, _)| way)
+        };
+        known_better(&|_| FAR_BETTER).or(unknown).or_else(|| known_better(&gain))
     }
 }
 

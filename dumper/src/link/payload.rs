@@ -9,11 +9,11 @@ use godwit_page_server::store::sink::{Content, Takes};
 use godwit_wire::frame::{Codec, Kind, Method, Packer, ShortHash, same_payload};
 use godwit_wire::plan::PAGE_SIZE;
 use godwit_wire::version::{FEATURE_DELTA, FEATURE_LZ4, FEATURE_SAME, FEATURE_ZSTD};
+use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::LinkOptions;
 use super::pack::Balance;
-use super::starved::LinkThreads;
 use crate::pool::Pool;
 
 /// Buffers for packed pages, 1 MiB each. Where all are under way, payloads are copied into memory of their own.
@@ -21,6 +21,11 @@ const BUFFERS: usize = 16;
 /// Where pages are packed, one zero page between others costs less within them than two frames more. Of eight the
 /// server's time was twice that of the frames: it writes them.
 const ZEROS_AS_DATA: u32 = 1;
+
+/// The time to pack shorter blocks is not taken: to ask for it would take as long.
+const TIMED_LEN: usize = 64 << 10;
+/// Packing that takes so many times the time that its thread ran shares the processor.
+const SHARED_FROM: f64 = 1.2;
 
 /// When pages that the base round nearly holds are sent as what they differ in, and those that it holds by their hash.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -104,7 +109,7 @@ pub(super) struct Payloads {
     delta: Delta,
     begun: Instant,
     balance: Mutex<Balance>,
-    threads: Mutex<LinkThreads>,
+    packing: PackingTime,
     /// Packers that no thread uses now.
     packers: Mutex<Vec<Packing>>,
     pool: Pool,
@@ -116,6 +121,32 @@ pub(super) struct Payloads {
 struct Packing {
     packer: Packer,
     room: Vec<u8>,
+}
+
+/// Time that packing took since it was last asked for, in nanoseconds.
+#[derive(Debug, Default)]
+struct PackingTime {
+    wall_ns: AtomicU64,
+    thread_ns: AtomicU64,
+}
+
+impl PackingTime {
+    fn note(&self, wall: Duration, thread: Duration) {
+        self.wall_ns.fetch_add(wall.as_nanos() as u64, Ordering::Relaxed);
+        self.thread_ns.fetch_add(thread.as_nanos() as u64, Ordering::Relaxed);
+    }
+
+    /// Whether its threads had to share the processors, since the last time that this was asked.
+    fn waited_for_a_processor(&self) -> bool {
+        let (wall, thread) =
+            (self.wall_ns.swap(0, Ordering::Relaxed), self.thread_ns.swap(0, Ordering::Relaxed));
+        wall as f64 > thread as f64 * SHARED_FROM
+    }
+}
+
+/// Time that this thread ran; zero where the kernel does not say.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// What the content of a frame becomes.
@@ -135,7 +166,7 @@ impl Payloads {
             delta: options.delta,
             begun: Instant::now(),
             balance: Mutex::new(Balance::new(options.compress, has(FEATURE_LZ4), has(FEATURE_ZSTD), senders)),
-            threads: Mutex::new(LinkThreads::find()),
+            packing: PackingTime::default(),
             packers: Mutex::default(),
             pool: Pool::new(BUFFERS),
             counters: Default::default(),
@@ -207,6 +238,7 @@ impl Payloads {
             };
             packed.map(|packed| hashes.len() + packed)
         };
+        let begun = (block.len() >= TIMED_LEN).then(|| (Instant::now(), thread_time()));
         let packed = match self.pool.spare(0) {
             Some(mut room) => pack(&mut room).map(|len| room.freeze(len)),
             None => {
@@ -215,6 +247,9 @@ impl Payloads {
                 pack(&mut packing.room).map(|len| Bytes::copy_from_slice(&packing.room[..len]))
             }
         };
+        if let Some((wall, thread)) = begun {
+            self.packing.note(wall.elapsed(), thread_time().saturating_sub(thread));
+        }
         lock(&self.packers).push(packing);
         packed
     }
@@ -235,7 +270,7 @@ impl Payloads {
             let mut balance = lock(&self.balance);
             if balance.note(self.begun.elapsed(), pages, made.payload_len, waited) {
                 let now = self.begun.elapsed();
-                balance.turn(now, sent_bytes(), lock(&self.threads).look(now));
+                balance.turn(now, sent_bytes(), self.packing.waited_for_a_processor());
             }
         }
     }
@@ -243,7 +278,7 @@ impl Payloads {
     /// A round begins.
     pub(super) fn rest(&self, sent_bytes: u64) {
         let now = self.begun.elapsed();
-        lock(&self.threads).look(now);
+        self.packing.waited_for_a_processor();
         lock(&self.balance).rest(now, sent_bytes);
     }
 
@@ -270,4 +305,72 @@ impl Made {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use godwit_wire::frame::Payload;
+
+    use super::*;
+
+    #[test]
+    fn packing_that_takes_longer_than_its_thread_ran_waited() {
+        let time = PackingTime::default();
+        assert!(!time.waited_for_a_processor(), "nothing was packed");
+        time.note(Duration::from_micros(1100), Duration::from_micros(1000));
+        assert!(!time.waited_for_a_processor());
+        time.note(Duration::from_micros(1500), Duration::from_micros(1000));
+        assert!(time.waited_for_a_processor());
+        assert!(!time.waited_for_a_processor(), "it is counted anew");
+        let before = thread_time();
+        assert!(before > Duration::ZERO && thread_time() >= before);
+    }
+
+    #[test]
+    fn forms_are_counted_apart_and_unpack_to_what_they_were() {
+        let options =
+            LinkOptions { compress: super::super::Compress::Always(Method::Lz4), ..LinkOptions::default() };
+        let payloads = Payloads::new(godwit_wire::version::FEATURES, &options);
+        let text = Bytes::from(b"godwit! ".repeat(4096));
+        let difference = Bytes::from(vec![0; 4096]);
+        let contents = [
+            Content::Data(text.clone()),
+            Content::Zero { pages: 3 },
+            Content::Same { hashes: vec![[7; 16]] },
+            Content::Delta { bases: vec![[9; 16]], difference: difference.clone() },
+        ];
+        for content in contents {
+            assert!(payloads.may_send(&content));
+            let made = payloads.make(content.clone());
+            let header = godwit_wire::frame::FrameHeader {
+                round: 1,
+                epoch: 1,
+                pages_id: 1,
+                first_slot: 0,
+                pages: content.pages() as u32,
+                kind: made.kind,
+                codec: made.codec,
+                length: 0,
+                checksum: 0,
+            };
+            let header = header.with_payload(made.codec, &made.payload).unwrap();
+            payloads.note(&made.sent(), Duration::ZERO, || 0);
+            match (header.unpack(made.payload).unwrap(), content) {
+                (Payload::Data(bytes), Content::Data(text)) => assert_eq!(bytes, text),
+                (Payload::Zero, Content::Zero { .. }) => {}
+                (Payload::Same(found), Content::Same { hashes }) => assert_eq!(found, hashes),
+                (Payload::Delta { bases, difference: found }, Content::Delta { .. }) => {
+                    assert_eq!((bases, found), (vec![[9; 16]], difference.clone()));
+                }
+                (payload, content) => panic!("{payload:?} of {content:?}"),
+            }
+        }
+        let shares = payloads.shares();
+        let pages =
+            [shares.lz4, shares.zero, shares.same, shares.delta].map(|share| share.page_bytes / PAGE_SIZE);
+        assert_eq!(pages, [8, 3, 1, 1]);
+        assert_eq!((shares.raw, shares.zstd), (Share::default(), Share::default()));
+        assert_eq!(shares.total().frames, 4);
+        assert!(shares.lz4.payload_bytes < 1000 && shares.same.payload_bytes == 16);
+    }
 }

@@ -183,7 +183,11 @@ impl View<'_> {
         entry.met = round;
         match &mut entry.known {
             Known::Contents(held) if counts && held[..] == *page => {
-                return if takes.same { Met::Same(page_hash(page)) } else { Met::Other };
+                if takes.same {
+                    Met::Same(page_hash(page))
+                } else {
+                    Met::Other
+                }
             }
             Known::Contents(held) => {
                 let is_near = counts
@@ -304,7 +308,7 @@ mod tests {
                 for _ in 0..rng.next_u32() % 60 {
                     dirty.push(write(&mut memory, &mut rng));
                 }
-                if rng.next_u32() % 3 == 0 {
+                if rng.next_u32().is_multiple_of(3) {
                     memory.remove(&(u64::from(rng.next_u32()) % PAGES));
                 }
                 dirty.sort_unstable();
@@ -312,7 +316,7 @@ mod tests {
                 // Without a base everything is listed.
                 let is_new = |page: &u64| dirty.contains(page) || !chain.contains_key(page);
                 let listed: Vec<u64> = memory.keys().copied().filter(is_new).collect();
-                let takes = if rng.next_u32() % 8 == 0 { Takes::default() } else { BOTH };
+                let takes = if rng.next_u32().is_multiple_of(8) { Takes::default() } else { BOTH };
                 let view = hot.of_round(takes, acknowledged.as_ref());
                 let mut next: Memory = chain
                     .iter()
@@ -323,7 +327,7 @@ mod tests {
                 for page in listed {
                     let bytes = &memory[&page];
                     let vaddr = address(page);
-                    if rng.next_u32() % 30 == 0 {
+                    if rng.next_u32().is_multiple_of(30) {
                         view.inspect(|view| view.forget(vaddr));
                         gone.push(page);
                         next.remove(&page);
@@ -342,7 +346,7 @@ mod tests {
                         "case {case}, round {round}, page {page}: {met:?}"
                     );
                     next.insert(page, bytes.clone());
-                    if rng.next_u32() % 20 == 0 {
+                    if rng.next_u32().is_multiple_of(20) {
                         // Asked for again, by when it holds something else.
                         let bytes = vec![rng.next_u32() as u8; PAGE];
                         let again = view.map(View::only_noted);
@@ -356,7 +360,7 @@ mod tests {
                         dirty.retain(|dirty| *dirty != page);
                     }
                 }
-                if rng.next_u32() % 5 == 0 {
+                if rng.next_u32().is_multiple_of(5) {
                     // It was abandoned: its pages count as dirty again.
                     failed += 1;
                     dirty.extend(memory.keys());

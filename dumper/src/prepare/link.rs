@@ -28,7 +28,7 @@ pub enum Target {
         name: String,
     },
     /// A session at a page server.
-    Remote(RemoteSink),
+    Remote(Box<RemoteSink>),
 }
 
 impl Target {
@@ -64,10 +64,10 @@ impl Target {
                         Err(error) if name.is_none() && error.code() == Some(Code::NameTaken) => {
                             wish.name = format!("{default}-{attempt}");
                         }
-                        opened => return Ok(Target::Remote(opened?)),
+                        opened => return Ok(Target::Remote(Box::new(opened?))),
                     }
                 }
-                Ok(Target::Remote(open_remote(address, keys, options, &wish)?))
+                Ok(Target::Remote(Box::new(open_remote(address, keys, options, &wish)?)))
             }
         }
     }
@@ -76,7 +76,7 @@ impl Target {
     pub fn sink(&self) -> &dyn Sink {
         match self {
             Target::Local { store, .. } => store,
-            Target::Remote(sink) => sink,
+            Target::Remote(sink) => &**sink,
         }
     }
 

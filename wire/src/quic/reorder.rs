@@ -148,7 +148,7 @@ mod tests {
             order in any::<u64>(),
             reads in proptest::collection::vec(1usize..200, 1..20),
         ) {
-            let stream: Vec<u8> = (0..lengths.iter().sum::<usize>()).map(|at| (at * 31 >> 2) as u8).collect();
+            let stream: Vec<u8> = (0..lengths.iter().sum::<usize>()).map(|at| ((at * 31) >> 2) as u8).collect();
             let mut cut = Vec::new();
             for length in lengths {
                 let at = cut.last().map_or(0, |(at, bytes): &(u64, Bytes)| *at as usize + bytes.len());
