@@ -35,9 +35,12 @@ type Memories = BTreeMap<u64, Memory>;
 /// The key of the task's own memory; segments have their inode numbers.
 const TASK: u64 = 0;
 
-/// Keeps what is handed over, by pages file and slot.
+/// Pages by pages file and slot.
+type Pages = BTreeMap<(u32, u64), Arc<[u8]>>;
+
+/// Keeps what is handed over.
 #[derive(Default)]
-struct Slots(Mutex<BTreeMap<(u32, u64), Arc<[u8]>>>);
+struct Slots(Mutex<Pages>);
 
 impl Sink for Slots {
     fn begin(&self, _: &RoundPlan) -> Result<(), SinkError> {
