@@ -1,4 +1,5 @@
 //! The bytes of the protocol, fixed: a change here is a change of the protocol (PROTOCOL.md, `wire::version`).
+#![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use bytes::Bytes;
 use godwit_wire::control::{Envelope, Hello, RoundAccepted, Seal, ToClient, ToServer};

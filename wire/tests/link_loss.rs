@@ -1,5 +1,6 @@
 //! A lane over a long path that loses packets: a relay between client and server holds each datagram for a while and
 //! loses some.
+#![allow(clippy::unwrap_used)]
 
 use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
