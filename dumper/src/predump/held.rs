@@ -2,7 +2,7 @@
 //! bytes were handed over.
 //!
 //! The table is bounded. A page that found no room in it has no hash, matches nothing, and is sent again. A process that
-//! is sparse fills it sooner: it is kept by blocks of [`BLOCK_PAGES`] pages.
+//! is sparse fills it sooner: it is kept by blocks of pages.
 
 use std::collections::BTreeMap;
 
