@@ -268,6 +268,10 @@ impl SlowDisk {
 
 impl Drop for SlowDisk {
     fn drop(&mut self) {
+        // One that has processes yet is not removed.
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = std::fs::write("/sys/fs/cgroup/blkio/cgroup.procs", pid);
+        }
         let _ = std::fs::remove_dir(&self.0);
     }
 }
