@@ -13,8 +13,10 @@ use crate::scenario::Scenario;
 /// How often, and where.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Measured repeats; an unmeasured one goes before.
+    /// Measured repeats.
     pub repeats: usize,
+    /// Whether an unmeasured one goes before.
+    pub warm_up: bool,
     /// Directory that holds images, in a temporary directory which is removed.
     pub images: PathBuf,
     /// Whether it lies on a disk: what is dirty is then written back before each run.
@@ -76,7 +78,10 @@ impl Runner {
         let scenario = outcome.scenario.clone();
         let place = tempfile::tempdir_in(self.dir.path())?;
         let link = scenario.link.open(place.path())?;
-        let (first, last) = if scenario.once { (1, 1) } else { (0, self.settings.repeats) };
+        let (first, last) = match scenario.once {
+            true => (1, 1),
+            false => (usize::from(!self.settings.warm_up), self.settings.repeats),
+        };
         for repeat in first..=last {
             for (peer, samples) in &mut outcome.samples {
                 interrupt::check()?;

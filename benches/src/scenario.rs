@@ -118,13 +118,13 @@ pub fn guest() -> Vec<Scenario> {
         once: false,
     };
     vec![
-        one("one-shot", random, 12, far(20, 0), &[two[0], two[1], Peer::CriuTls]),
-        one("one-shot", random, 8, far(20, 10), &two),
-        one("one-shot", random, 8, far(100, 10), &two),
-        one("one-shot", random, 8, far(20, 100), &two),
-        one("rounds", hot(How::Mixed), 12, far(20, 0), &loops),
-        one("rounds", hot(How::Equal), 12, far(20, 0), &loops),
-        one("rounds-local", hot(How::Mixed), 12, LinkKind::Loopback, &[Peer::CriuRoundsLocal]),
+        one("one-shot", random, 8, far(20, 0), &[two[0], two[1], Peer::CriuTls]),
+        one("one-shot", random, 4, far(20, 10), &two),
+        one("one-shot", random, 4, far(100, 10), &two),
+        one("one-shot", random, 4, far(20, 100), &two),
+        one("rounds", hot(How::Mixed), 8, far(20, 0), &loops),
+        one("rounds", hot(How::Equal), 8, far(20, 0), &loops),
+        one("rounds-local", hot(How::Mixed), 8, LinkKind::Loopback, &[Peer::CriuRoundsLocal]),
     ]
 }
 

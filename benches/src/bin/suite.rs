@@ -86,7 +86,7 @@ fn run(args: &Args) -> io::Result<ExitCode> {
     let wanted = |name: &str| !args.vm && !args.in_vm && named(name);
     let mut scenarios = if args.in_vm { scenario::guest() } else { scenario::all(args.quick) };
     scenarios.retain(|scenario| if args.in_vm { named(&scenario.name()) } else { wanted(&scenario.name()) });
-    let guest = if args.in_vm { Vec::new() } else { guest_scenarios(args, named) };
+    let guest = if args.in_vm { Vec::new() } else { guest_scenarios(args) };
     let repeats = usize::from(args.repeats.unwrap_or(if args.quick { 1 } else { 5 }));
     let own = tempfile::tempdir()?;
     let limit_settings = limit_settings(args, own.path());
@@ -111,6 +111,8 @@ fn run(args: &Args) -> io::Result<ExitCode> {
     let programs = Programs::find(&args.criu)?;
     let settings = Settings {
         repeats,
+        // Where a repeat takes half a minute, and nothing is cached but programs.
+        warm_up: !args.in_vm,
         images: args.on_disk.clone().unwrap_or_else(|| PathBuf::from("/dev/shm")),
         on_disk: args.on_disk.is_some(),
     };
@@ -143,13 +145,18 @@ const GUEST: &str = "vm/";
 /// Most repeats there.
 const GUEST_REPEATS_MAX: usize = 2;
 
-/// Names of what is to run in the virtual machine.
-fn guest_scenarios(args: &Args, named: impl Fn(&str) -> bool) -> Vec<String> {
-    if args.quick && !args.vm && args.only.is_empty() {
-        return Vec::new();
-    }
+/// Names of what is to run in the virtual machine: of a whole suite all, else what `--only vm/…` begins.
+fn guest_scenarios(args: &Args) -> Vec<String> {
     let names = scenario::guest().into_iter().map(|scenario| scenario.name());
-    names.filter(|name| named(&format!("{GUEST}{name}"))).collect()
+    let only = |name: &str| args.only.iter().any(|part| name.contains(part.as_str()));
+    let called =
+        |name: &str| args.only.iter().any(|part| format!("{GUEST}{name}").starts_with(part.as_str()));
+    let wanted = |name: &String| match (args.vm, args.only.is_empty()) {
+        (true, is_all) => is_all || only(name),
+        (false, true) => !args.quick,
+        (false, false) => called(name),
+    };
+    names.filter(wanted).collect()
 }
 
 /// A machine that does not run is said, and the rest of the results kept.

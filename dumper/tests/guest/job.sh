@@ -23,13 +23,15 @@ for version in 4.1:7441 4.2:7442; do
         --keys /tmp/keys --restore --criu "/job/criu-${version%%:*}/criu" \
         --state-dir "/tmp/destination-${version%%:*}" >"out/server-${version%%:*}.out" 2>"out/server-${version%%:*}.err" &
 done
-# Another host: 20 ms there and back, packets overtake each other, and one of a hundred does not arrive.
+# Another host: 20 ms there and back, one packet of five overtakes others, one of a hundred does not arrive.
 ip netns add far
 ip link add near type veth peer name far netns far
 ip address add 10.9.0.1/24 dev near
 ip link set near up
 ip -n far address add 10.9.0.2/24 dev far
 ip -n far link set far up
+# CRIU asks the kernel what it can by sockets of its own.
+ip -n far link set lo up
 for end in "tc qdisc add dev near" "tc -n far qdisc add dev far"; do
     $end root netem delay 10ms reorder 20% 50% loss 1%
 done
@@ -80,6 +82,7 @@ moved() {
     godwit migrate --pid "$pid" --to "$to" --keys /tmp/keys --name "$name" \
         --tracker "$tracker" --rounds "$rounds" --json >report.json 2>godwit.err
     echo $? >status
+    tc -s qdisc show dev near >qdisc
     sleep 0.5
     verdict
     rm -rf "/tmp/images-$criu/$name"
