@@ -119,6 +119,8 @@ struct Progress {
     gate: FrameGate,
     epoch: u32,
     lanes: u32,
+    /// Those who wait for it to move: telling nobody costs a system call too.
+    waiting: usize,
     /// Slots that were announced as the same as in the base round, and are not.
     wants: Wants,
 }
@@ -213,8 +215,11 @@ impl Session {
 
     /// Asks or tells the gate.
     pub(crate) fn gate<T>(&self, ask: impl FnOnce(&mut FrameGate) -> T) -> T {
-        let answer = ask(&mut lock(&self.progress).gate);
-        self.moved.notify_all();
+        let mut progress = lock(&self.progress);
+        let answer = ask(&mut progress.gate);
+        if progress.waiting > 0 {
+            self.moved.notify_all();
+        }
         answer
     }
 
@@ -238,8 +243,10 @@ impl Session {
             if self.voice.is_gone() {
                 return Arrived::Gone;
             }
-            progress =
-                self.moved.wait_timeout(progress, LOOK_INTERVAL).unwrap_or_else(PoisonError::into_inner).0;
+            progress.waiting += 1;
+            let waited = self.moved.wait_timeout(progress, LOOK_INTERVAL);
+            progress = waited.unwrap_or_else(PoisonError::into_inner).0;
+            progress.waiting -= 1;
         }
         if progress.wants.is_empty() {
             progress.gate.close();

@@ -72,6 +72,7 @@ pub enum ServeError {
 pub fn code_of(error: &SinkError) -> Code {
     match error {
         SinkError::Full { .. } => Code::Full,
+        SinkError::Malformed { .. } => Code::Malformed,
         SinkError::Io { .. } | SinkError::Link { .. } => Code::Storage,
         SinkError::Incomplete { .. } | SinkError::Mismatch { .. } => Code::Mismatch,
         SinkError::Refused { .. } | SinkError::NotCovered { .. } | SinkError::WantData { .. } => {

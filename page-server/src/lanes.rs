@@ -1,17 +1,19 @@
-//! Page lanes: a thread each reads frames, unpacks them and hands them to the store. The stream's window is the
-//! queue in front of it; what it does not hold waits at the client.
+//! Page lanes: a thread each reads frames and unpacks them into the buffers of the store, whose writers take them from
+//! there. The stream's window is the queue in front of it; what neither holds waits at the client.
 
 use std::sync::Arc;
 
 use godwit_wire::error::{Code, Malformed};
-use godwit_wire::frame::{FrameHeader, Payload};
+use godwit_wire::frame::{Codec, FrameHeader, Kind};
+use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE};
 use godwit_wire::quic::{LaneReceiver, QuicError};
 use godwit_wire::session::Admit;
 
 use crate::admit::Session;
 use crate::error::chain;
 use crate::serve::Shared;
-use crate::store::sink::{Content, Fill, Sink, SinkError};
+use crate::store::sink::SinkError;
+use crate::store::{Arrival, FillError, combine};
 
 /// Serves one lane until its client finishes it or breaks the protocol.
 pub(crate) fn run(shared: &Shared, mut lane: LaneReceiver) {
@@ -69,16 +71,17 @@ fn admit(shared: &Shared, lane: &mut LaneReceiver) -> Result<Arc<Session>, Strin
 }
 
 fn receive(session: &Session, lane: &mut LaneReceiver) -> Result<(), LaneError> {
-    while let Some((header, payload)) = lane.frame()? {
+    while let Some(header) = lane.header()? {
         if session.gate(|gate| gate.admit(&header))? == Admit::Drop {
+            lane.skip(header.length)?;
             continue;
         }
-        let payload = header.unpack(payload)?;
-        match session.store.fill(fill_of(&header, payload)) {
+        match store(session, lane, &header)? {
             Ok(()) => {}
             Err(SinkError::WantData { pages_id, slots, .. }) => {
                 session.want(header.round, header.epoch, pages_id, slots);
             }
+            Err(SinkError::Malformed { source, .. }) => return Err(source.into()),
             // After the round has ended otherwise, its store refuses: that is no news.
             Err(error) => {
                 if session.gate(|gate| gate.frames(header.round, header.epoch)).is_some() {
@@ -91,12 +94,69 @@ fn receive(session: &Session, lane: &mut LaneReceiver) -> Result<(), LaneError> 
     Ok(())
 }
 
-fn fill_of(header: &FrameHeader, payload: Payload) -> Fill {
-    let content = match payload {
-        Payload::Data(bytes) => Content::Data(bytes),
-        Payload::Zero => Content::Zero { pages: header.pages },
-        Payload::Same(hashes) => Content::Same { hashes },
-        Payload::Delta { bases, difference } => Content::Delta { bases, difference },
+/// What came of a frame in the store.
+type Stored = Result<(), SinkError>;
+
+/// Takes the payload of a frame into buffers of the round and from there to its slots. Bytes that come as they are lie
+/// at their place from the start.
+fn store(session: &Session, lane: &mut LaneReceiver, header: &FrameHeader) -> Result<Stored, LaneError> {
+    let round = match session.store.round(header.round) {
+        Ok(round) => round,
+        Err(error) => return skip(lane, header, error),
     };
-    Fill { round: header.round, pages_id: header.pages_id, first_slot: header.first_slot, content }
+    let (pages_id, first, pages) = (header.pages_id, header.first_slot, u64::from(header.pages));
+    let length = header.length as usize;
+    let put = |arrival: Arrival<'_>| round.put(pages_id, first, pages, arrival);
+    match (header.kind, header.codec) {
+        (Kind::Zero, _) => {
+            header.verify(&[])?;
+            Ok(round.spare_for_zeros(pages_id, first).and_then(|spare| put(Arrival::Zero(spare))))
+        }
+        (Kind::Data, Codec::Raw) => {
+            let [mut buffer] = match round.buffers() {
+                Ok(buffers) => buffers,
+                Err(error) => return skip(lane, header, error),
+            };
+            let at = (first % EXTENT_SLOTS * PAGE_SIZE) as usize;
+            let payload = &mut buffer[at..at + length];
+            lane.payload(payload)?;
+            header.verify(payload)?;
+            Ok(put(Arrival::Placed(buffer)))
+        }
+        (Kind::Same, _) => {
+            let mut payload = vec![0; length];
+            lane.payload(&mut payload)?;
+            header.verify(&payload)?;
+            let hashes = header.same_hashes(&payload)?;
+            let mut write = |pages: &mut [u8]| round.read_base(pages_id, first, &hashes, pages);
+            Ok(round.buffers().and_then(|[spare]| put(Arrival::Written(spare, &mut write))))
+        }
+        (Kind::Data | Kind::Delta, _) => {
+            let [mut packed, spare] = match round.buffers() {
+                Ok(buffers) => buffers,
+                Err(error) => return skip(lane, header, error),
+            };
+            lane.payload(&mut packed[..length])?;
+            header.verify(&packed[..length])?;
+            let bases = if header.kind == Kind::Delta { header.same_hashes(&packed)? } else { Vec::new() };
+            let mut write = |pages: &mut [u8]| {
+                header.unpack_into(&packed[..length], pages).map_err(FillError::Malformed)?;
+                if bases.is_empty() {
+                    return Ok(Vec::new());
+                }
+                // The payload has done its service: its buffer takes the pages of the base round.
+                let held = &mut packed[..pages.len()];
+                let different = round.read_base(pages_id, first, &bases, held)?;
+                combine(pages, held);
+                Ok(different)
+            };
+            Ok(put(Arrival::Written(spare, &mut write)))
+        }
+    }
+}
+
+/// Reads over the payload of a frame that cannot be stored.
+fn skip(lane: &mut LaneReceiver, header: &FrameHeader, error: SinkError) -> Result<Stored, LaneError> {
+    lane.skip(header.length)?;
+    Ok(Err(error))
 }

@@ -37,6 +37,8 @@ use crate::store::{Bounds, Store};
 const GREETING_LIMIT: Duration = Duration::from_secs(10);
 /// Ranges of slots in one `Resend` at most: 20 encoded bytes each stay well below the limit of a message.
 const RESEND_RANGES_MAX: usize = 16 << 10;
+/// Threads that write at most: hashing and writing on four cores is more than a link brings.
+const WRITERS_MAX: usize = 4;
 /// How long the last words may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -123,7 +125,7 @@ impl Server {
     pub fn bind(options: Options) -> Result<Self, ServeError> {
         let criu_version =
             options.restore.as_ref().map_or(Ok(String::new()), |restore| criu_version(&restore.criu))?;
-        let store = Store::open(&options.images_dir, Bounds::default())?;
+        let store = Store::open(&options.images_dir, Bounds { writers: writers(), ..Bounds::default() })?;
         report_recovered(&store);
         let settings = settings_of(&options)?;
         recover_sessions(&options, &settings)?;
@@ -541,6 +543,13 @@ fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<T>> {
     std::thread::Builder::new().name(format!("godwit-{name}")).spawn(body)
+}
+
+/// Threads that hash and write what the lanes receive: one where there are few cores, since the link's thread and the
+/// lanes fill those already.
+fn writers() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, WRITERS_MAX)
 }
 
 fn settings_of(options: &Options) -> Result<RestoreSettings, ServeError> {

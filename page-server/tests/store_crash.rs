@@ -38,7 +38,14 @@ fn dir_of(round: &Round) -> PathBuf {
 
 /// Sends the rounds until the disk fails; says how many were acknowledged.
 fn send_until_it_fails(disk: Arc<dyn Disk>, rounds: &[Round]) -> Result<usize, usize> {
-    let Ok(store) = Store::on_disk(disk, Bounds::default()) else { return Err(0) };
+    send_within(Bounds::default(), disk, rounds)
+}
+
+/// As a server does: extents are written by threads of their own, and few of them fit into memory.
+const WITH_WRITERS: fn() -> Bounds = || Bounds { writers: 2, buffers_max: 2, ..Bounds::default() };
+
+fn send_within(bounds: Bounds, disk: Arc<dyn Disk>, rounds: &[Round]) -> Result<usize, usize> {
+    let Ok(store) = Store::on_disk(disk, bounds) else { return Err(0) };
     let Ok(session) = store.session("s") else { return Err(0) };
     let mut rng = Rng(23);
     for (done, round) in rounds.iter().enumerate() {
@@ -141,6 +148,23 @@ fn power_cut_at_every_operation() {
     let model = ModelDisk::default();
     assert_eq!(send_until_it_fails(Arc::new(model.clone()), &rounds), Ok(3));
     check_afterwards(Arc::new(model.cut(0)), &rounds, 3, "cut after the end");
+}
+
+#[test]
+fn power_cut_at_every_operation_while_others_write() {
+    let rounds = rounds();
+    let counted = Arc::new(Faulty::new(ModelDisk::default(), 0, Fault::Full));
+    assert_eq!(send_within(WITH_WRITERS(), counted.clone(), &rounds), Ok(3));
+    for at in (1..=counted.calls()).step_by(2) {
+        let model = ModelDisk::default();
+        let disk = Arc::new(Faulty::new(model.clone(), at, Fault::Stop));
+        // Which calls there are before the end depends on who was faster.
+        let acknowledged = send_within(WITH_WRITERS(), disk, &rounds).unwrap_or_else(|done| done);
+        for seed in 0..3 {
+            let left = Arc::new(model.cut(seed * 1000 + seed.min(1) * at));
+            check_afterwards(left, &rounds, acknowledged, &format!("cut at {at}, seed {seed}, with writers"));
+        }
+    }
 }
 
 #[test]

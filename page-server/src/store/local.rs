@@ -22,9 +22,10 @@ use nix::fcntl::{Flock, FlockArg};
 use super::disk::real::RealDisk;
 use super::disk::{Disk, EntryKind, read_all, remove_flat_dir};
 use super::parent::Level;
+use super::pool::Pool;
 use super::rules::{Bounds, check_plan};
 use super::sink::{Fill, Sealed, Sink, SinkError};
-use super::staging::Staged;
+use super::staging::{Means, Staged};
 use super::{INVENTORY_NAME, MANIFEST_LEN_MAX, MANIFEST_NAME, PARENT_NAME, STAGING_PREFIX, StoreError};
 
 /// Directories that a chain of `parent` links may have; more is taken for a loop.
@@ -44,6 +45,7 @@ pub struct LocalOptions {
 pub struct LocalDir {
     disk: Arc<dyn Disk>,
     bounds: Bounds,
+    means: Means,
     base: Option<(Arc<Level>, PathBuf)>,
     state: Mutex<State>,
     /// Keeps a second dump out of the directory.
@@ -112,7 +114,9 @@ impl LocalDir {
         if let Some(entry) = entries.into_iter().find(|entry| image(&entry.name)) {
             return Err(StoreError::Foreign { path: disk.shown(root), name: entry.name });
         }
-        Ok(Self { disk, bounds, base, state: Mutex::default(), _lock: lock })
+        // The readers of a dump write themselves: they are as many as there are cores.
+        let means = Means { pool: Pool::new(bounds.buffers_shared_max), workers: None };
+        Ok(Self { disk, bounds, means, base, state: Mutex::default(), _lock: lock })
     }
 
     /// The images directory.
@@ -182,7 +186,7 @@ impl Sink for LocalDir {
             (Some(_), None) => return refused("there is no previous directory to build on"),
         };
         let dir = PathBuf::from(format!("{STAGING_PREFIX}{round:04}"));
-        let staged = Staged::begin(self.disk.clone(), dir, plan, self.bounds, base)?;
+        let staged = Staged::begin(self.disk.clone(), dir, plan, self.bounds, base, &self.means)?;
         *state = State { staged: Some(Arc::new(staged)), spent: true };
         Ok(())
     }

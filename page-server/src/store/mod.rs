@@ -17,28 +17,36 @@
 //! A sealed directory is never changed. `page-server/STORE.md` has the layout and the recovery rules.
 //!
 //! Reading order: [`sink`] (the seam), [`session`] and [`local`] (the two front doors), [`rules`], then what they
-//! stand on: `staging` (a round before its seal), `pages` (slots), [`parent`] (the chain below), `recover`,
+//! stand on: `staging` (a round before its seal), `pages` (slots), `assembly` (how
+//! their bytes get there), `pool` and `workers`, [`parent`] (the chain below), `recover`,
 //! [`disk`]; [`inspect`] reads what any of them, or CRIU, wrote.
 
+mod assembly;
 pub mod disk;
 pub mod inspect;
 pub mod local;
 mod pages;
 pub mod parent;
+mod pool;
 mod recover;
 pub mod rules;
 pub mod session;
 pub mod sink;
+mod slots;
 mod staging;
+mod workers;
 
 use std::io;
 use std::path::PathBuf;
 
+pub(crate) use assembly::Arrival;
 pub use local::{LocalDir, LocalOptions};
+pub(crate) use pages::FillError;
 pub use recover::Recovered;
 pub use rules::Bounds;
 pub use session::{SessionStore, Store};
 pub use staging::MissingSlots;
+pub(crate) use staging::combine;
 
 /// The image that is written last: without it a directory is not whole.
 pub const INVENTORY_NAME: &str = "inventory.img";

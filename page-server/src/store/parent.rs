@@ -96,21 +96,16 @@ impl Level {
         })
     }
 
-    /// Fills `buf` (whole pages) with consecutive pages of an owner. `None` where the chain does not hold one of
-    /// them.
+    /// Reads consecutive pages of an owner into `buf` (whole pages), as many as lie together in one file of the chain;
+    /// returns their bytes, 0 if the chain does not hold the first.
     ///
     /// # Errors
     /// What the disk answers.
-    pub fn read_pages(&self, owner: PageOwner, vaddr: u64, buf: &mut [u8]) -> io::Result<Option<()>> {
-        let mut done = 0;
-        while done < buf.len() {
-            let Some(spot) = self.locate(owner, vaddr + done as u64) else { return Ok(None) };
-            let len = ((spot.pages * PAGE_SIZE) as usize).min(buf.len() - done);
-            let file = spot.level.file(spot.pages_id)?;
-            file.read_at(&mut buf[done..done + len], spot.slot * PAGE_SIZE)?;
-            done += len;
-        }
-        Ok(Some(()))
+    pub fn read_run(&self, owner: PageOwner, vaddr: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let Some(spot) = self.locate(owner, vaddr) else { return Ok(0) };
+        let len = usize::try_from(spot.pages.saturating_mul(PAGE_SIZE)).unwrap_or(usize::MAX).min(buf.len());
+        spot.level.file(spot.pages_id)?.read_at(&mut buf[..len], spot.slot * PAGE_SIZE)?;
+        Ok(len)
     }
 
     fn locate(&self, owner: PageOwner, vaddr: u64) -> Option<Spot<'_>> {

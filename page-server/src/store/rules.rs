@@ -22,10 +22,17 @@ pub struct Bounds {
     pub image_size_bytes_max: u64,
     /// Rounds of a session that are open (not sealed) at the same time.
     pub open_rounds_max: usize,
+    /// Buffers of 1 MiB that one round may use for what arrived and is not written yet; at least 2.
+    pub buffers_max: usize,
+    /// The same for all rounds of a store together, besides 2 that each may always use.
+    pub buffers_shared_max: usize,
+    /// Threads that hash and write for all sessions of a store; 0 for the threads that receive.
+    pub writers: usize,
 }
 
 impl Default for Bounds {
-    /// Owners: 16384; runs: 8 Mi; slots: 256 Mi (1 TiB); images: 1 Mi of 1 GiB each; 4 open rounds.
+    /// Owners: 16384; runs: 8 Mi; slots: 256 Mi (1 TiB); images: 1 Mi of 1 GiB each; 4 open rounds;
+    /// buffers: 16 a round, 128 shared; no threads of its own.
     fn default() -> Self {
         Self {
             owners_max: 16 << 10,
@@ -34,6 +41,9 @@ impl Default for Bounds {
             images_max: 1 << 20,
             image_size_bytes_max: 1 << 30,
             open_rounds_max: 4,
+            buffers_max: 16,
+            buffers_shared_max: 128,
+            writers: 0,
         }
     }
 }

@@ -16,10 +16,12 @@ use nix::fcntl::{Flock, FlockArg};
 use super::disk::real::RealDisk;
 use super::disk::{Disk, EntryKind};
 use super::parent::Level;
+use super::pool::Pool;
 use super::recover::{Recovered, recover};
 use super::rules::{Bounds, check_plan, is_safe_session_name};
 use super::sink::{Fill, Sealed, Sink, SinkError};
-use super::staging::{MissingSlots, Staged};
+use super::staging::{Means, MissingSlots, Staged};
+use super::workers::Workers;
 use super::{FINAL_NAME, PARENT_NAME, STAGING_PREFIX, StoreError, round_name, round_number};
 
 /// Name of the file below `D` that a living server keeps locked.
@@ -34,6 +36,7 @@ pub struct Store {
 struct Inner {
     disk: Arc<dyn Disk>,
     bounds: Bounds,
+    means: Means,
     open: Mutex<HashSet<String>>,
     /// Held for as long as the store lives; a disk of a test has none.
     _lock: Option<Flock<File>>,
@@ -80,7 +83,9 @@ impl Store {
 
     fn new(disk: Arc<dyn Disk>, bounds: Bounds, lock: Option<Flock<File>>) -> Result<Self, StoreError> {
         let recovered = recover(&*disk)?;
-        let inner = Inner { disk, bounds, open: Mutex::default(), _lock: lock };
+        let (pool, workers) = (Pool::new(bounds.buffers_shared_max), Workers::start(bounds.writers));
+        let means = Means { pool, workers };
+        let inner = Inner { disk, bounds, means, open: Mutex::default(), _lock: lock };
         Ok(Self { inner: Arc::new(inner), recovered })
     }
 
@@ -134,6 +139,9 @@ pub struct SessionStore {
     name: String,
     state: Mutex<State>,
 }
+
+/// An open round, for those who fill it.
+pub(crate) type OpenRound = Arc<Staged>;
 
 #[derive(Default)]
 struct State {
@@ -214,6 +222,14 @@ impl SessionStore {
     /// [`SinkError::Refused`] if there is no such extent, or while it is being filled.
     pub fn reopen_extent(&self, round: u32, pages_id: u32, extent: u64) -> Result<(), SinkError> {
         self.staged(round)?.reopen_extent(pages_id, extent)
+    }
+
+    /// An open round, to put frames into.
+    ///
+    /// # Errors
+    /// [`SinkError::Refused`] if the round is not open.
+    pub(crate) fn round(&self, round: u32) -> Result<OpenRound, SinkError> {
+        self.staged(round)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -311,7 +327,8 @@ impl Sink for SessionStore {
         state.last_used = round;
         let dir = Path::new(&self.name).join(format!("{STAGING_PREFIX}{}", round_name(round)));
         let base = base.as_ref().map(|(level, link)| (level.clone(), link.as_path()));
-        let staged = Staged::begin(self.inner.disk.clone(), dir, plan, self.inner.bounds, base)?;
+        let staged =
+            Staged::begin(self.inner.disk.clone(), dir, plan, self.inner.bounds, base, &self.inner.means)?;
         state.open.insert(round, Arc::new(staged));
         Ok(())
     }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::path::PathBuf;
 
 use bytes::Bytes;
+use godwit_wire::error::Malformed;
 use godwit_wire::image::manifest::Manifest;
 use godwit_wire::plan::{PAGE_SIZE, PageOwner, RoundPlan};
 
@@ -145,6 +146,15 @@ pub enum SinkError {
         round: u32,
         /// Which rule, with the file, slot or address.
         why: String,
+    },
+    /// The payload of a frame does not unpack to its pages; the round is as it was before the call.
+    #[error("round {round}: a frame that holds no pages")]
+    Malformed {
+        /// Number of the round.
+        round: u32,
+        /// What is wrong with it.
+        #[source]
+        source: Malformed,
     },
     /// A page list says that a page is in the base round, and it is not.
     #[error(

@@ -5,19 +5,23 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Instant;
 
 use bytes::Bytes;
 use godwit_wire::image::manifest::{FileDigest, Manifest};
 use godwit_wire::image::{ImageKind, pagemap};
-use godwit_wire::plan::{RoundKind, RoundPlan};
+use godwit_wire::plan::{PAGE_SIZE, RoundKind, RoundPlan};
 
+use super::assembly::{Arrival, Whole};
 use super::disk::{Disk, DiskFile, remove_flat_dir};
 use super::pages::{FillError, PagesFile};
 use super::parent::Level;
+use super::pool::{Buffer, Pool, Share};
 use super::rules::{Bounds, is_image_of_dump};
-use super::sink::{Fill, Sealed, SinkError};
+use super::sink::{Content, Fill, Sealed, SinkError};
+use super::workers::{Job, Workers};
 use super::{INVENTORY_NAME, MANIFEST_NAME, PARENT_NAME};
 
 /// Number of a pages file, and its slots that are not filled, in order.
@@ -34,6 +38,53 @@ pub(crate) struct Staged {
     images: Mutex<Images>,
     /// Writers of pages and images share it; the seal holds it alone, so that it sees no write half done.
     gate: RwLock<State>,
+    share: Arc<Share>,
+    workers: Option<Arc<Workers>>,
+    /// Extents that were opened so far.
+    opened: AtomicU64,
+    queued: Mutex<Queued>,
+    /// Told when nothing is queued any more.
+    written: Condvar,
+}
+
+/// What was handed to the writers and is not written yet.
+#[derive(Default)]
+struct Queued {
+    extents: usize,
+    /// The first of them that could not be written. The round takes nothing more then.
+    failed: Option<Failed>,
+    /// Nobody wants the round any more: what is queued need not be written.
+    dropped: bool,
+}
+
+/// A failed write of a writer, for everybody who asks.
+struct Failed {
+    path: PathBuf,
+    kind: io::ErrorKind,
+    code: Option<i32>,
+    text: String,
+}
+
+impl Failed {
+    fn new(path: &Path, error: &io::Error) -> Self {
+        let (kind, code) = (error.kind(), error.raw_os_error());
+        Self { path: path.to_owned(), kind, code, text: error.to_string() }
+    }
+
+    fn error(&self) -> (&Path, io::Error) {
+        let error = self
+            .code
+            .map_or_else(|| io::Error::new(self.kind, self.text.clone()), io::Error::from_raw_os_error);
+        (&self.path, error)
+    }
+}
+
+/// Who keeps and writes what arrives for a round.
+#[derive(Clone)]
+pub(crate) struct Means {
+    pub(crate) pool: Arc<Pool>,
+    /// Without them, whoever completes an extent writes it.
+    pub(crate) workers: Option<Arc<Workers>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -67,6 +118,7 @@ impl Staged {
         plan: &RoundPlan,
         bounds: Bounds,
         base: Option<(Arc<Level>, &Path)>,
+        means: &Means,
     ) -> Result<Self, SinkError> {
         let (base, link) = base.unzip();
         if let Some(base) = &base {
@@ -87,6 +139,11 @@ impl Staged {
             pages: HashMap::new(),
             images: Mutex::default(),
             gate: RwLock::new(State::Open),
+            share: Share::new(&means.pool, bounds.buffers_max),
+            workers: means.workers.clone(),
+            opened: AtomicU64::new(1),
+            queued: Mutex::default(),
+            written: Condvar::new(),
         };
         match staged.lay_out(link) {
             Ok(()) => Ok(staged),
@@ -129,20 +186,184 @@ impl Staged {
         &self.dir
     }
 
-    pub(crate) fn fill(&self, fill: &Fill) -> Result<(), SinkError> {
+    /// Fills slots from memory.
+    pub(crate) fn fill(self: &Arc<Self>, fill: &Fill) -> Result<(), SinkError> {
+        let (pages_id, first, pages) = (fill.pages_id, fill.first_slot, fill.content.pages());
+        let file = self.file(pages_id)?;
+        let base = self.base.as_deref();
+        let odd = |len: usize| self.refused(format!("{len} bytes for {pages} pages from slot {first}"));
+        match &fill.content {
+            Content::Data(bytes) if bytes.len() as u64 != pages * PAGE_SIZE => Err(odd(bytes.len())),
+            Content::Data(bytes) => {
+                let range = file.check_range(first, pages);
+                let slots = range.map_err(|e| self.fill_error(file, e))?;
+                if self.workers.is_none() && file.is_whole(&slots) {
+                    let _writing = self.writing()?;
+                    return file.put_all(&slots, bytes).map_err(|e| self.fill_error(file, e));
+                }
+                let [spare] = self.buffers()?;
+                let mut write = |pages: &mut [u8]| {
+                    pages.copy_from_slice(bytes);
+                    Ok(Vec::new())
+                };
+                self.put(pages_id, first, pages, Arrival::Written(spare, &mut write))
+            }
+            Content::Zero { .. } => {
+                let spare = self.spare_for_zeros(pages_id, first)?;
+                self.put(pages_id, first, pages, Arrival::Zero(spare))
+            }
+            Content::Same { hashes } => {
+                let [spare] = self.buffers()?;
+                let mut write =
+                    |pages: &mut [u8]| file.read_base(first, hashes, base, pages).map_err(FillError::Io);
+                self.put(pages_id, first, pages, Arrival::Written(spare, &mut write))
+            }
+            Content::Delta { difference, .. } if difference.len() as u64 != pages * PAGE_SIZE => {
+                Err(odd(difference.len()))
+            }
+            Content::Delta { bases, difference } => {
+                let [spare] = self.buffers()?;
+                let mut write = |pages: &mut [u8]| {
+                    let different = file.read_base(first, bases, base, pages).map_err(FillError::Io)?;
+                    combine(pages, difference);
+                    Ok(different)
+                };
+                self.put(pages_id, first, pages, Arrival::Written(spare, &mut write))
+            }
+        }
+    }
+
+    /// Buffers for one frame, all at once; waits while there are none, which is until what was completed is written, and
+    /// spills extents that are not complete where that alone would not help.
+    pub(crate) fn buffers<const N: usize>(&self) -> Result<[Buffer; N], SinkError> {
+        loop {
+            let seen = match self.share.take() {
+                Ok(buffers) => return Ok(buffers),
+                Err(seen) => seen,
+            };
+            let is_writing = self.queued().extents > 0;
+            if is_writing || !self.spill()? {
+                self.share.wait(seen);
+            }
+        }
+    }
+
+    /// The buffer that a zero page may need in this place.
+    pub(crate) fn spare_for_zeros(&self, pages_id: u32, first: u64) -> Result<Option<Buffer>, SinkError> {
+        let wanted = self.file(pages_id)?.wants_zeros_written(first);
+        wanted.then(|| self.buffers().map(|[spare]| spare)).transpose()
+    }
+
+    /// The page of the base round for each of these slots of a pages file, as [`PagesFile::read_base`].
+    pub(crate) fn read_base(
+        &self,
+        pages_id: u32,
+        first: u64,
+        hashes: &[[u8; 16]],
+        pages: &mut [u8],
+    ) -> Result<Vec<Range<u64>>, FillError> {
+        let Some(file) = self.pages.get(&pages_id) else { return Ok(Vec::new()) };
+        file.read_base(first, hashes, self.base.as_deref(), pages).map_err(FillError::Io)
+    }
+
+    /// Fills slots. An extent that this completes is written here or by a writer.
+    pub(crate) fn put(
+        self: &Arc<Self>,
+        pages_id: u32,
+        first: u64,
+        pages: u64,
+        arrival: Arrival<'_>,
+    ) -> Result<(), SinkError> {
         let _writing = self.writing()?;
-        let Some(file) = self.pages.get(&fill.pages_id) else {
-            return Err(self.refused(format!("it lists no pages-{}.img", fill.pages_id)));
+        let file = self.file(pages_id)?;
+        let failed = |e| self.fill_error(file, e);
+        let slots = file.check_range(first, pages).map_err(failed)?;
+        let since = self.opened.fetch_add(1, Ordering::Relaxed);
+        let (whole, different) = file.put(&slots, since, arrival).map_err(failed)?;
+        // Somebody may wait for an extent that can be spilled.
+        self.share.pool().nudge();
+        match (whole, &self.workers) {
+            (None, _) => {}
+            (Some(whole), Some(workers)) => {
+                self.queued().extents += 1;
+                workers.submit(Job { staged: Arc::clone(self), pages_id, whole });
+            }
+            (Some(mut whole), None) => {
+                if let Err(e) = file.write(&mut whole) {
+                    file.undo(whole, &slots);
+                    return Err(failed(FillError::Io(e)));
+                }
+            }
+        }
+        if different.is_empty() { Ok(()) } else { Err(failed(FillError::WantData(different))) }
+    }
+
+    /// What a writer does.
+    pub(crate) fn write_queued(&self, pages_id: u32, mut whole: Whole) {
+        let is_wanted = {
+            let queued = self.queued();
+            !queued.dropped && queued.failed.is_none()
         };
-        file.fill(fill.first_slot, &fill.content, self.base.as_deref()).map_err(|e| self.fill_error(file, e))
+        let written = match self.pages.get(&pages_id) {
+            Some(file) if is_wanted => file.write(&mut whole).map_err(|e| Failed::new(&file.path, &e)),
+            _ => Ok(()),
+        };
+        drop(whole);
+        let mut queued = self.queued();
+        queued.extents -= 1;
+        queued.failed = queued.failed.take().or(written.err());
+        if queued.extents == 0 {
+            self.written.notify_all();
+        }
+        drop(queued);
+        self.share.pool().nudge();
+    }
+
+    /// Gives up the buffer of the extent that waits longest; `false` if there is none.
+    fn spill(&self) -> Result<bool, SinkError> {
+        let _writing = self.writing()?;
+        let oldest = self
+            .pages
+            .values()
+            .filter_map(|file| Some((file.oldest()?, file)))
+            .min_by_key(|(since, _)| *since);
+        let Some((since, file)) = oldest else { return Ok(false) };
+        file.spill(since).map_err(|e| self.io("filling", &file.path, e))
+    }
+
+    /// Waits until all that is queued is written.
+    fn wait_written(&self) {
+        let mut queued = self.queued();
+        while queued.extents > 0 {
+            queued = self.written.wait(queued).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn queued(&self) -> MutexGuard<'_, Queued> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What a writer could not do, to whoever comes next.
+    fn check_written(&self) -> Result<(), SinkError> {
+        match &self.queued().failed {
+            None => Ok(()),
+            Some(failed) => {
+                let (path, error) = failed.error();
+                Err(self.io("filling", path, error))
+            }
+        }
+    }
+
+    fn file(&self, pages_id: u32) -> Result<&PagesFile, SinkError> {
+        let file = self.pages.get(&pages_id);
+        file.ok_or_else(|| self.refused(format!("it lists no pages-{pages_id}.img")))
     }
 
     /// Opens an extent for a resend.
     pub(crate) fn reopen_extent(&self, pages_id: u32, extent: u64) -> Result<(), SinkError> {
+        self.wait_written();
         let _writing = self.writing()?;
-        let Some(file) = self.pages.get(&pages_id) else {
-            return Err(self.refused(format!("it lists no pages-{pages_id}.img")));
-        };
+        let file = self.file(pages_id)?;
         file.reopen_extent(extent).map_err(|e| self.fill_error(file, e))
     }
 
@@ -227,6 +448,8 @@ impl Staged {
         }
         // Encoding validates it, so that no name in it occurs twice.
         let bytes = manifest.encode().map_err(|e| self.refused(format!("its manifest: {e}")))?;
+        self.wait_written();
+        self.check_written()?;
         self.check(manifest)?;
         *state = State::Shut;
         self.write_out(&bytes)
@@ -339,13 +562,17 @@ impl Staged {
     /// Removes the directory; waits for writers and keeps later ones out.
     pub(crate) fn remove(&self) -> Result<(), SinkError> {
         *self.gate.write().unwrap_or_else(PoisonError::into_inner) = State::Shut;
+        self.queued().dropped = true;
+        self.wait_written();
+        self.pages.values().for_each(PagesFile::drop_open);
+        self.share.pool().nudge();
         remove_flat_dir(&*self.disk, &self.dir).map_err(|e| self.io("removing", &self.dir, e))
     }
 
-    fn writing(&self) -> Result<std::sync::RwLockReadGuard<'_, State>, SinkError> {
+    fn writing(&self) -> Result<RwLockReadGuard<'_, State>, SinkError> {
         let state = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         match *state {
-            State::Open => Ok(state),
+            State::Open => self.check_written().map(|()| state),
             State::Shut => Err(self.refused("it takes nothing more".into())),
         }
     }
@@ -361,6 +588,7 @@ impl Staged {
                 SinkError::WantData { round: self.plan.round, pages_id: file.pages_id, slots }
             }
             FillError::Io(e) => self.io("filling", &file.path, e),
+            FillError::Malformed(source) => SinkError::Malformed { round: self.plan.round, source },
         }
     }
 
@@ -379,6 +607,11 @@ impl Staged {
     fn mismatch(&self, file: &str, why: String) -> SinkError {
         SinkError::Mismatch { round: self.plan.round, file: file.to_owned(), why }
     }
+}
+
+/// Combines pages with what they differ in, by exclusive or.
+pub(crate) fn combine(pages: &mut [u8], difference: &[u8]) {
+    pages.iter_mut().zip(difference).for_each(|(byte, difference)| *byte ^= difference);
 }
 
 /// Image files whose descriptor stays open until the seal.

@@ -209,7 +209,8 @@ impl Client {
         assert!(matches!(prepared, Ok(Reply::Prepared(_))), "{prepared:?}");
     }
 
-    fn frame(&mut self, epoch: u32, pages_id: u32, first_slot: u64, pages: Bytes) {
+    /// Sends slots of round 1 as they are.
+    pub fn frame(&mut self, epoch: u32, pages_id: u32, first_slot: u64, pages: Bytes) {
         let header = FrameHeader {
             round: 1,
             epoch,

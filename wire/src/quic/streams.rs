@@ -18,6 +18,8 @@ use crate::frame::{FrameHeader, HEADER_LEN, JOIN_LEN, Join};
 
 /// How long a new lane may take to say which session it joins.
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of an unwanted payload that are read at a time.
+const SKIPPED_LEN: usize = 16 << 10;
 /// What a packet needs to be on its way before the fault behind a send fires.
 const SEND_SETTLES: Duration = Duration::from_millis(50);
 
@@ -242,11 +244,12 @@ impl LaneReceiver {
         }
     }
 
-    /// Waits for the next frame; `None` when the client has finished the lane. The payload is not unpacked.
+    /// Waits for the header of the next frame; `None` when the client has finished the lane. Its payload is to be taken
+    /// or skipped before the next one.
     ///
     /// # Errors
     /// [`QuicError::Malformed`] for a header out of bounds, and when the link is lost.
-    pub fn frame(&mut self) -> Result<Option<(FrameHeader, Bytes)>, QuicError> {
+    pub fn header(&mut self) -> Result<Option<FrameHeader>, QuicError> {
         let peer = self.connection.peer();
         let mut bytes = [0; HEADER_LEN];
         let read = self.connection.handle().block_on(self.stream.read_exact(&mut bytes));
@@ -255,11 +258,32 @@ impl LaneReceiver {
             Err(error) => return Err(exact_error(&self.connection, error)),
             Ok(()) => {}
         }
-        let header = FrameHeader::decode(&bytes).map_err(|source| QuicError::Malformed { peer, source })?;
-        let mut payload = vec![0; header.length as usize];
-        let read = self.connection.handle().block_on(self.stream.read_exact(&mut payload));
-        read.map_err(|error| exact_error(&self.connection, error))?;
-        Ok(Some((header, payload.into())))
+        FrameHeader::decode(&bytes).map(Some).map_err(|source| QuicError::Malformed { peer, source })
+    }
+
+    /// Waits for the payload of the frame whose header was read last, as it was sent: neither checked nor unpacked.
+    /// `payload` is as long as the header says.
+    ///
+    /// # Errors
+    /// When the link is lost.
+    pub fn payload(&mut self, payload: &mut [u8]) -> Result<(), QuicError> {
+        let read = self.connection.handle().block_on(self.stream.read_exact(payload));
+        read.map_err(|error| exact_error(&self.connection, error))
+    }
+
+    /// Reads over the payload of a frame that nobody wants; `length` is what its header says.
+    ///
+    /// # Errors
+    /// When the link is lost.
+    pub fn skip(&mut self, length: u32) -> Result<(), QuicError> {
+        let mut piece = [0; SKIPPED_LEN];
+        let mut left = length as usize;
+        while left > 0 {
+            let piece = &mut piece[..left.min(SKIPPED_LEN)];
+            self.payload(piece)?;
+            left -= piece.len();
+        }
+        Ok(())
     }
 
     /// Refuses further frames.

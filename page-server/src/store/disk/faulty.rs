@@ -132,6 +132,10 @@ impl DiskFile for FaultyFile {
         self.file.write_at(bytes, offset)
     }
 
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        self.file.reserve(offset, len)
+    }
+
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
         self.cue.check_read()?;
         self.file.read_at(buf, offset)

@@ -86,6 +86,15 @@ pub trait DiskFile: Send + Sync {
     /// What the file system answers; part of the bytes may be there then.
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()>;
 
+    /// Makes room for a range that is about to be written, in one piece where the file system can; elsewhere nothing
+    /// happens. The range reads as before, and the length stays.
+    ///
+    /// # Errors
+    /// What the file system answers when there is no room.
+    fn reserve(&self, _offset: u64, _len: u64) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Fills the buffer from an offset.
     ///
     /// # Errors

@@ -8,10 +8,14 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, RenameFlags, openat, readlinkat, renameat, renameat2};
+use nix::fcntl::{
+    AtFlags, FallocateFlags, OFlag, RenameFlags, fallocate, openat, readlinkat, renameat, renameat2,
+};
 use nix::sys::stat::{Mode, SFlag, fstat, fstatat, mkdirat};
+use nix::sys::statfs::{TMPFS_MAGIC, fstatfs};
 use nix::unistd::{UnlinkatFlags, fsync, symlinkat, unlinkat};
 
 use super::{Disk, DiskFile, Entry, EntryKind, plain_components};
@@ -25,6 +29,9 @@ const DIR_FLAGS: OFlag =
 pub struct RealDisk {
     root: OwnedFd,
     shown: PathBuf,
+    /// Whether making room ahead of a write saves work. In memory it only adds a pass over the pages: 0.03 CPU-seconds a
+    /// GiB more, where ext4 needs as much less.
+    reserves: bool,
 }
 
 impl RealDisk {
@@ -35,7 +42,8 @@ impl RealDisk {
     pub fn open(dir: &Path) -> io::Result<Self> {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         let root = nix::fcntl::open(dir, flags, Mode::empty())?;
-        Ok(Self { root, shown: std::path::absolute(dir)? })
+        let reserves = fstatfs(&root).is_ok_and(|fs| fs.filesystem_type() != TMPFS_MAGIC);
+        Ok(Self { root, shown: std::path::absolute(dir)?, reserves })
     }
 
     /// The root directory's descriptor.
@@ -66,7 +74,7 @@ impl RealDisk {
         if SFlag::from_bits_truncate(fstat(&fd)?.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file"));
         }
-        Ok(Arc::new(RealFile(File::from(fd))))
+        Ok(Arc::new(RealFile { file: File::from(fd), reserves: AtomicBool::new(self.reserves) }))
     }
 }
 
@@ -156,32 +164,52 @@ impl Disk for RealDisk {
     }
 }
 
-struct RealFile(File);
+struct RealFile {
+    file: File,
+    /// Cleared when the file system turns out not to know how.
+    reserves: AtomicBool,
+}
 
 impl DiskFile for RealFile {
     fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
-        self.0.write_all_at(bytes, offset)
+        self.file.write_all_at(bytes, offset)
+    }
+
+    fn reserve(&self, offset: u64, len: u64) -> io::Result<()> {
+        if !self.reserves.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let (Ok(offset), Ok(len)) = (offset.try_into(), len.try_into()) else { return Ok(()) };
+        match fallocate(&self.file, FallocateFlags::FALLOC_FL_KEEP_SIZE, offset, len) {
+            // No room: better said now than in the middle of a write.
+            Err(errno @ (Errno::ENOSPC | Errno::EDQUOT)) => Err(errno.into()),
+            Err(_) => {
+                self.reserves.store(false, Ordering::Relaxed);
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
     }
 
     fn read_at(&self, buf: &mut [u8], offset: u64) -> io::Result<()> {
-        self.0.read_exact_at(buf, offset)
+        self.file.read_exact_at(buf, offset)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.file.set_len(len)
     }
 
     fn size(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn start_writeback(&self, offset: u64, len: u64) {
         // A file system without it loses nothing but time at the fsync.
-        let _ = sys::start_writeback(self.0.as_fd(), offset, len);
+        let _ = sys::start_writeback(self.file.as_fd(), offset, len);
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.0.sync_all()
+        self.file.sync_all()
     }
 }
 
