@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use godwit_wire::control::ToServer;
 use godwit_wire::frame::{Codec, FrameHeader, Join, Kind, Secret, SessionId};
-use godwit_wire::quic::{Identity, Incoming, Listener, Tuning, connect, keys};
+use godwit_wire::quic::{Identity, Incoming, Listener, QuicError, Tuning, connect, keys};
 
 /// Which datagrams of pages the relay loses.
 #[derive(Clone, Copy)]
@@ -152,11 +152,12 @@ fn carry(frames: u64, loss: Loss) -> usize {
             };
             lane.join().unwrap();
             let mut count = 0;
-            while let Some((header, payload)) =
-                lane.frame().map_err(|error| format!("frame {count}: {error}"))?
-            {
+            let failed = |count: u64, error: QuicError| format!("frame {count}: {error}");
+            while let Some(header) = lane.header().map_err(|error| failed(count, error))? {
                 assert_eq!(header.first_slot, count * 16);
-                header.unpack(payload).unwrap();
+                let mut payload = vec![0; header.length as usize];
+                lane.payload(&mut payload).map_err(|error| failed(count, error))?;
+                header.unpack(payload.into()).unwrap();
                 count += 1;
             }
             Ok::<u64, String>(count)
