@@ -23,6 +23,8 @@ pub struct Conditions {
     pub cores: usize,
     /// Their model.
     pub cpu_model: String,
+    /// Processes that wanted to run in the minute before the suite began: on a quiet machine nearly none.
+    pub load: f64,
     /// Memory of the machine in bytes.
     pub memory_bytes: u64,
     /// What `godwit --version` says.
@@ -55,6 +57,7 @@ impl Conditions {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             cores: std::thread::available_parallelism()?.get(),
             cpu_model: model.map_or("unknown", |(_, model)| model.trim()).to_owned(),
+            load: read("/proc/loadavg").split(' ').next().and_then(|load| load.parse().ok()).unwrap_or(0.0),
             memory_bytes: parse_status_kib(&read("/proc/meminfo"), "MemTotal").unwrap_or(0) * 1024,
             godwit: said(&programs.godwit, &["--version"])?.trim_start_matches("godwit ").to_owned(),
             revision: said("git", &["rev-parse", "--short=12", "HEAD"]).ok(),

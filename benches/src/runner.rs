@@ -85,7 +85,7 @@ impl Runner {
         for repeat in first..=last {
             for (peer, samples) in &mut outcome.samples {
                 interrupt::check()?;
-                let sample = self.once(&scenario, *peer, &link, place.path())?;
+                let sample = self.once(&scenario, *peer, &link, place.path(), repeat == first)?;
                 let which = if repeat == 0 { "warm-up".to_owned() } else { format!("{repeat}/{last}") };
                 say(&format!(
                     "{} {which} {}: {:.3} s, frozen {:.3} s",
@@ -102,13 +102,21 @@ impl Runner {
         Ok(())
     }
 
-    fn once(&self, scenario: &Scenario, peer: Peer, link: &Link, place: &Path) -> io::Result<Sample> {
+    /// `check`: the images are read back afterwards, as is done once a scenario.
+    fn once(
+        &self,
+        scenario: &Scenario,
+        peer: Peer,
+        link: &Link,
+        place: &Path,
+        check: bool,
+    ) -> io::Result<Sample> {
         let dir = tempfile::tempdir_in(place)?;
         let victim = scenario.workload.start(scenario.memory_mib, link, dir.path())?;
         if self.settings.on_disk {
             nix::unistd::sync();
         }
-        let stage = Stage { programs: &self.programs, link, keys: &self.keys, dir: dir.path() };
+        let stage = Stage { programs: &self.programs, link, keys: &self.keys, dir: dir.path(), check };
         peer.run(&stage, &victim).map_err(|error| io::Error::other(format!("{}: {error}", peer.name())))
     }
 }

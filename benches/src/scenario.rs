@@ -73,15 +73,17 @@ pub fn all(quick: bool) -> Vec<Scenario> {
         memory_mib: memory_mib / 4,
         ..one_shot(workload, shaped(1000), &[Peer::GodwitRounds, Peer::Godwit, Peer::CriuPageServer])
     };
+    // Where a GiB would only take longer.
+    let half = |scenario: Scenario| Scenario { memory_mib: scenario.memory_mib / 2, ..scenario };
     let mut scenarios = vec![
         one_shot(random, LinkKind::Loopback, &all),
-        one_shot(text, LinkKind::Loopback, &all),
-        one_shot(zeros, LinkKind::Loopback, &all),
+        half(one_shot(text, LinkKind::Loopback, &all)),
+        half(one_shot(zeros, LinkKind::Loopback, &all)),
         local(random),
-        local(zeros),
+        half(local(zeros)),
         one_shot(random, shaped(10_000), &all),
         one_shot(random, shaped(2500), &two),
-        one_shot(random, shaped(1000), &two),
+        half(one_shot(random, shaped(1000), &two)),
     ];
     scenarios.extend(over_heaps(LinkKind::Loopback, &all));
     scenarios.extend(over_heaps(shaped(2500), &two));

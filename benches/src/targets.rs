@@ -90,6 +90,9 @@ pub fn judge(
     };
     let compared = |peer: &PeerResult| peer.compared_s.clone();
     let on_the_wire = |peer: &PeerResult| peer.wire_over_memory.times(&peer.memory_bytes);
+    let link_use = |name: &str, quantity: fn(&PeerResult) -> &Series| {
+        Some(quantity(ours(name)?)).filter(|part| !part.is_empty()).map(Series::median)
+    };
     let mut verdicts = vec![
         verdict(
             "random memory over loopback: time over CRIU's page server",
@@ -137,9 +140,14 @@ pub fn judge(
             heaps("1-gbit", plain, on_the_wire),
         ),
         verdict(
-            "random memory over 1 Gbit/s: part of the link used",
+            "random memory over 1 Gbit/s: part of the link used while sending",
             Bound::AtLeast(0.95),
-            ours("one-shot/random/1-gbit").map(|peer| peer.link_use_sending.median()),
+            link_use("one-shot/random/1-gbit", |peer| &peer.link_use_sending),
+        ),
+        verdict(
+            "random memory over 1 Gbit/s: part of the link used from start to end",
+            Bound::AtLeast(0.95),
+            link_use("one-shot/random/1-gbit", |peer| &peer.link_use),
         ),
         verdict(
             "random memory over loopback: rate over raw quinn's to a file",

@@ -1,6 +1,8 @@
 //! godwit, by its own reports.
 
 use std::io;
+use std::path::Path;
+use std::process;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -8,6 +10,9 @@ use serde_json::Value;
 use super::{Sample, Side, Stage, metered};
 use crate::measure::{Ended, Usage, usage_of};
 use crate::workload::Victim;
+
+/// Name of the session's directory.
+const SESSION: &str = "bench";
 
 /// Time that one run may take.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -27,7 +32,7 @@ pub(super) enum Command {
 pub(super) fn to_server(stage: &Stage<'_>, victim: &Victim, command: Command) -> io::Result<Sample> {
     let images = stage.make_dir("images")?;
     let mut serve = stage.link.at_destination(&stage.programs.page_server);
-    serve.args(["serve", "--listen", &format!("{}:0", stage.link.address()), "--images-dir"]).arg(images);
+    serve.args(["serve", "--listen", &format!("{}:0", stage.link.address()), "--images-dir"]).arg(&images);
     serve.arg("--keys").arg(stage.keys).arg("--state-dir").arg(stage.make_dir("destination-state")?);
     let mut server = stage.start(serve, "page-server")?;
     server.wait_ready(Duration::from_secs(20), |server| Ok(listening(&server.stdout()).is_some()))?;
@@ -40,11 +45,12 @@ pub(super) fn to_server(stage: &Stage<'_>, victim: &Victim, command: Command) ->
         Command::Rounds(count) => dump.args(["migrate", "--no-restore", "--rounds", &count.to_string()]),
     };
     dump.args(["--json", "--pid", &victim.pid().to_string(), "--to", &address, "--keys"]).arg(stage.keys);
-    dump.arg("--state-dir").arg(stage.make_dir("source-state")?);
+    dump.args(["--name", SESSION, "--state-dir"]).arg(stage.make_dir("source-state")?);
     let before = usage_of(server.pid())?;
     let sample = stage.counted(|| sample(victim, &stage.start(dump, "godwit")?.wait(PATIENCE)?))?;
     let after = usage_of(server.pid())?;
     let usage = Usage { cpu_s: after.cpu_s - before.cpu_s, rss_bytes: after.rss_bytes };
+    check(stage, &images.join(SESSION).join("final"))?;
     Ok(Sample { server: Some(usage), ..sample })
 }
 
@@ -53,7 +59,19 @@ pub(super) fn local(stage: &Stage<'_>, victim: &Victim) -> io::Result<Sample> {
     let mut dump = stage.metered(Side::Source, "godwit", &stage.programs.godwit);
     dump.args(["dump", "--json", "--pid", &victim.pid().to_string(), "--images-dir"]);
     dump.arg(stage.dir.join("images")).arg("--state-dir").arg(stage.make_dir("source-state")?);
-    sample(victim, &stage.start(dump, "godwit")?.wait(PATIENCE)?)
+    let sample = sample(victim, &stage.start(dump, "godwit")?.wait(PATIENCE)?)?;
+    check(stage, &stage.dir.join("images"))?;
+    Ok(sample)
+}
+
+/// Reads images back, with every hash: what was measured is a whole dump. CRIU's have nothing to be checked by.
+fn check(stage: &Stage<'_>, images: &Path) -> io::Result<()> {
+    if stage.check {
+        let mut inspect = process::Command::new(&stage.programs.godwit);
+        inspect.arg("inspect").arg(images);
+        stage.start(inspect, "inspect")?.wait(PATIENCE)?;
+    }
+    Ok(())
 }
 
 /// The address in the server's first line.

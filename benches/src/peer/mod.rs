@@ -161,6 +161,8 @@ pub struct Stage<'a> {
     pub keys: &'a Path,
     /// An empty directory for this run's images, journals and logs.
     pub dir: &'a Path,
+    /// Whether the images of godwit are read back and checked after the run, which is not measured.
+    pub check: bool,
 }
 
 /// A side of the link.

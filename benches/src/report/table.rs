@@ -146,6 +146,9 @@ fn render_conditions(text: &mut String, results: &Results) {
          waits for, is taken off and shown beside. link: bytes at the queue over rate x time. CPU and peak memory: \
          dumper, then server.\n",
     );
+    if conditions.load > 0.5 {
+        let _ = writeln!(text, "The machine was not quiet: load {} when the suite began.", conditions.load);
+    }
     if conditions.quick {
         text.push_str("--quick: these numbers show that it works, not how fast it is.\n");
     }
