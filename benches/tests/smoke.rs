@@ -48,7 +48,7 @@ fn criu() -> Result<PathBuf, String> {
 }
 
 fn settings(images: &Path) -> Settings {
-    Settings { repeats: 1, images: images.to_owned(), on_disk: false }
+    Settings { repeats: 1, images: images.to_owned(), on_disk: false, warm_up: true }
 }
 
 fn run(runner: &Runner, link: LinkKind, peers: &[Peer]) -> Outcome {
