@@ -74,10 +74,11 @@ struct Done {
 }
 
 fn receive(job: &Job) -> io::Result<()> {
-    let (bytes, clock) = match job.way {
-        Way::Udp => udp::receive(job),
-        Way::Quic => quic::receive(job),
-        Way::Tcp | Way::Tls => tcp::receive(job),
+    // The connection lives until the sender has heard that all was read: that time is not the receiver's to wait.
+    let (bytes, clock, _connection) = match job.way {
+        Way::Udp => udp::receive(job).map(|(bytes, clock)| (bytes, clock, None)),
+        Way::Quic => quic::receive(job).map(|(bytes, clock, connection)| (bytes, clock, Some(connection))),
+        Way::Tcp | Way::Tls => tcp::receive(job).map(|(bytes, clock)| (bytes, clock, None)),
     }?;
     let done = Done { bytes, cpu_us: clock.cpu()?.as_micros() as u64 };
     say(&serde_json::to_string(&done)?)?;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use godwit_wire::quic::{self, Identity, Listener, Tuning};
+use godwit_wire::quic::{self, Connection, Identity, Listener, Tuning};
 
 use super::far::{self, Job, Receiver, Way};
 use super::file::Writer;
@@ -44,7 +44,7 @@ pub fn send(bytes: u64, keys: &Path, file: Option<PathBuf>) -> io::Result<Measur
 }
 
 /// The receiving process.
-pub(super) fn receive(job: &Job) -> io::Result<(u64, Clock)> {
+pub(super) fn receive(job: &Job) -> io::Result<(u64, Clock, Connection)> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let listener =
         Listener::bind(any, &Identity::server(job.keys()?), &Tuning::default()).map_err(io::Error::other)?;
@@ -69,7 +69,5 @@ pub(super) fn receive(job: &Job) -> io::Result<(u64, Clock)> {
     });
     let (writer, bytes) = runtime.block_on(received).map_err(io::Error::other)?.map_err(io::Error::other)?;
     let bytes = writer.map_or(Ok(bytes), Writer::finish)?;
-    // The connection lives until the sender has heard that all was read.
-    connection.wait_closed(std::time::Duration::from_millis(200));
-    Ok((bytes, clock))
+    Ok((bytes, clock, connection))
 }
