@@ -361,8 +361,13 @@ impl Staged {
 
     /// Opens an extent for a resend.
     pub(crate) fn reopen_extent(&self, pages_id: u32, extent: u64) -> Result<(), SinkError> {
+        // Held alone: a frame that came in between could queue the extent's old bytes, whose hash would then stand for
+        // the new ones. The writers themselves need no gate.
+        let state = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        if *state == State::Shut {
+            return Err(self.refused("it takes nothing more".into()));
+        }
         self.wait_written();
-        let _writing = self.writing()?;
         let file = self.file(pages_id)?;
         file.reopen_extent(extent).map_err(|e| self.fill_error(file, e))
     }
