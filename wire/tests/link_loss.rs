@@ -111,10 +111,10 @@ impl Drop for Relay {
     }
 }
 
-/// Packets of a wire, and a window that a full queue cuts thousands of them out of.
+/// The smallest packets: within a host the window is no larger than the socket's buffer, and thousands of them must fit.
 fn tuning() -> Tuning {
     Tuning {
-        payload_max_bytes: Some(6500),
+        payload_max_bytes: Some(1200),
         window_bytes: 64 << 20,
         window_max_bytes: 64 << 20,
         ..Tuning::default()
@@ -181,12 +181,12 @@ fn carry(frames: u64, loss: Loss) -> usize {
 
 #[test]
 fn a_queue_that_drops_every_other_packet_does_not_end_the_link() {
-    let lost = carry(4000, Loss::EveryOther { from: 8000, count: 5000 });
+    let lost = carry(400, Loss::EveryOther { from: 8000, count: 5000 });
     assert!(lost > 1500, "{lost} lost");
 }
 
 #[test]
 fn one_packet_of_fifty_is_lost() {
-    let lost = carry(60, Loss::OneOf(50));
+    let lost = carry(20, Loss::OneOf(50));
     assert!(lost > 5, "{lost} lost");
 }
