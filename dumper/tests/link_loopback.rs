@@ -49,6 +49,7 @@ impl Lab {
             restore: None,
             sessions_max: 8,
             lanes_max: 4,
+            sockets: 1,
             tuning: tuning(),
         };
         adapt(&mut options);
@@ -350,6 +351,26 @@ fn two_sessions_at_once_do_not_mix() {
             });
         }
     });
+}
+
+#[test]
+fn sessions_of_two_connections_at_two_sockets_arrive_byte_for_byte() {
+    let lab = Lab::start_with(|options| options.sockets = 2);
+    assert_eq!(lab.server.sockets(), 2);
+    // The kernel spreads connections by their ports: with eight of them, both sockets have some but once in 128 runs.
+    for (seed, name) in [(21, "one"), (22, "two"), (23, "three"), (24, "four")] {
+        let options = LinkOptions { connections: 2, ..options() };
+        let link = Link::connect(&lab.address, &lab.client(), options).unwrap();
+        let sink = link.open_session(wish(name)).unwrap();
+        let mut rng = Rng(seed);
+        let mut memory = some_memory(3, 2000, &mut rng);
+        let first = of_session(round_of(&memory, 1, None, RoundKind::Round, &mut rng), name);
+        send(&sink, &first, &mut rng).unwrap();
+        change(&mut memory, &mut rng);
+        let last = of_session(round_of(&memory, 2, Some(&first), RoundKind::Final, &mut rng), name);
+        send(&sink, &last, &mut rng).unwrap();
+        assert_eq!(lab.memory(name, "final"), memory);
+    }
 }
 
 #[test]

@@ -11,7 +11,7 @@ use godwit_wire::quic::{Identity, Tuning};
 use crate::error::ServeError;
 use crate::operate::{self, Verdict};
 use crate::restore::RestoreSettings;
-use crate::serve::Options;
+use crate::serve::{Options, default_sockets};
 
 /// Receives process trees from godwit and writes CRIU image directories.
 ///
@@ -145,6 +145,10 @@ pub struct Serve {
     /// Page lanes of one session.
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub lanes_max: u32,
+    /// Sockets on the port, each with a thread that decrypts what its clients send, 1 to 64; by default half of the
+    /// cores, but no more than 4.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=64))]
+    pub sockets: Option<u8>,
     /// Directory of the journals; must outlive the images.
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
@@ -193,6 +197,7 @@ impl Serve {
             restore,
             sessions_max: self.sessions_max,
             lanes_max: self.lanes_max.max(1),
+            sockets: self.sockets.map_or_else(default_sockets, usize::from),
             tuning: Tuning { idle_timeout, keep_alive, ..Tuning::default() },
         })
     }

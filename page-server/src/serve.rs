@@ -39,6 +39,8 @@ const GREETING_LIMIT: Duration = Duration::from_secs(10);
 const RESEND_RANGES_MAX: usize = 16 << 10;
 /// Threads that write at most: hashing and writing on four cores is more than a link brings.
 const WRITERS_MAX: usize = 4;
+/// Sockets at most, unless more are asked for.
+const DEFAULT_SOCKETS_MAX: usize = 4;
 /// How long the last words may take.
 const FAREWELL_LIMIT: Duration = Duration::from_secs(2);
 
@@ -59,6 +61,8 @@ pub struct Options {
     pub sessions_max: usize,
     /// Lanes of one session.
     pub lanes_max: u32,
+    /// Sockets that listen on the address, each with a thread of its own; 1 to 64.
+    pub sockets: usize,
     /// Settings of the link.
     pub tuning: Tuning,
 }
@@ -129,7 +133,8 @@ impl Server {
         report_recovered(&store);
         let settings = settings_of(&options)?;
         recover_sessions(&options, &settings)?;
-        let listener = Listener::bind(options.listen, &options.identity, &options.tuning)?;
+        let listener =
+            Listener::bind_many(options.listen, &options.identity, &options.tuning, options.sockets)?;
         report_socket(&listener);
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot_id = boot_id.trim().to_owned();
@@ -144,6 +149,11 @@ impl Server {
     /// [`ServeError::Link`] when the socket is gone.
     pub fn local_addr(&self) -> Result<SocketAddr, ServeError> {
         Ok(self.listener.local_addr()?)
+    }
+
+    /// Sockets that it listens with.
+    pub fn sockets(&self) -> usize {
+        self.listener.sockets()
     }
 
     /// Takes connections until [`Server::drain`] closes the socket.
@@ -543,6 +553,13 @@ fn spawn<T: Send + 'static>(
     body: impl FnOnce() -> T + Send + 'static,
 ) -> std::io::Result<std::thread::JoinHandle<T>> {
     std::thread::Builder::new().name(format!("godwit-{name}")).spawn(body)
+}
+
+/// Sockets of a server that was not told how many: each client's packets come to one of them, and are decrypted by its
+/// thread. Half of the cores, since the other half writes what they bring.
+pub fn default_sockets() -> usize {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    (cores / 2).clamp(1, DEFAULT_SOCKETS_MAX)
 }
 
 /// Threads that hash and write what the lanes receive: one where there are few cores, since the link's thread and the

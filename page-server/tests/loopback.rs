@@ -109,6 +109,17 @@ fn what_keeps_it_from_starting_is_said() {
     same_port.arg("--keys").arg(other.path().join("keys")).stdout(Stdio::piped()).stderr(Stdio::piped());
     let text = fails(same_port);
     assert!(text.contains(&running.address), "{text}");
+    drop(running);
+    // Sockets that share a port share it with no other server.
+    for (ours, theirs) in [("1", "2"), ("2", "1"), ("2", "2")] {
+        let running = Program::start(dir.path(), &["--sockets", ours]);
+        let mut same_port = Command::new(env!("CARGO_BIN_EXE_godwit-page-server"));
+        same_port.args(["serve", "--listen", &running.address, "--sockets", theirs]);
+        same_port.arg("--images-dir").arg(other.path().join("images"));
+        same_port.arg("--keys").arg(other.path().join("keys")).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let text = fails(same_port);
+        assert!(text.contains(&running.address) && text.contains("ddress already in use"), "{text}");
+    }
     let text = fails(command(other.path(), &["--restore", "--criu", "/nonexistent/criu"]));
     assert!(text.contains("GODWIT_CRIU") && text.contains("/nonexistent/criu"), "{text}");
 }

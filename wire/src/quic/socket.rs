@@ -27,8 +27,8 @@ pub(super) struct Opened {
 }
 
 /// Opens `count` sockets with large buffers on one address; the kernel gives each peer's packets to one of them. Only
-/// the first bind decides whether the address is free: further ones join it by SO_REUSEPORT, which the first one gets behind its bind. A second server never has the flag at
-/// its first bind, and so is refused as ever.
+/// the first bind decides whether the address is free: further ones join it by SO_REUSEPORT, which the first one gets
+/// behind its bind. A second server never has the flag at its first bind, and so is refused as ever.
 pub(super) fn open(address: SocketAddr, count: usize, buffer_bytes: usize) -> io::Result<Vec<Opened>> {
     let first = unbound(address, buffer_bytes)?;
     first.bind(&address.into())?;
@@ -177,5 +177,33 @@ impl AsyncUdpSocket for LinkSocket {
 
     fn may_fragment(&self) -> bool {
         self.inner.may_fragment()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sockets_of_one_address_share_its_clients_and_let_no_other_in() {
+        let opened = open(SocketAddr::from(([127, 0, 0, 1], 0)), 2, 1 << 20).unwrap();
+        let address = opened[0].socket.local_addr().unwrap();
+        assert_eq!(opened[1].socket.local_addr().unwrap(), address);
+        for count in [1, 2] {
+            let refused = open(address, count, 1 << 20).map(|_| ()).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::AddrInUse);
+        }
+        let clients: Vec<_> = (0..64).map(|_| UdpSocket::bind("127.0.0.1:0").unwrap()).collect();
+        for client in &clients {
+            client.send_to(b"x", address).unwrap();
+        }
+        // On loopback a datagram lies in its socket's queue when `sendto` returns.
+        let counts = opened.iter().map(|opened| {
+            opened.socket.set_nonblocking(true).unwrap();
+            std::iter::from_fn(|| opened.socket.recv_from(&mut [0; 8]).ok()).count()
+        });
+        let counts: Vec<_> = counts.collect();
+        assert_eq!(counts.iter().sum::<usize>(), clients.len(), "{counts:?}");
+        assert!(counts.iter().all(|count| *count > 0), "{counts:?}");
     }
 }
