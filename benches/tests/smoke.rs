@@ -1,4 +1,5 @@
 //! The suite, small: every kind of peer and link once, what it writes, and what an interrupted one leaves.
+#![allow(clippy::unwrap_used)]
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

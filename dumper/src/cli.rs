@@ -94,6 +94,10 @@ pub struct Source {
     /// auto does so while the link is slow enough for compression.
     #[arg(long, value_enum, default_value_t = Delta::Auto)]
     pub delta: Delta,
+    /// Connections that carry pages to a page server, each with a socket and a thread of its own, 1 to 16; as far as the
+    /// server takes so many lanes (its --lanes-max).
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub connections: u8,
     /// Take every listed page at the last freeze without the alive set (tests only).
     #[arg(long, hide = true)]
     pub no_alive_set: bool,
@@ -338,6 +342,7 @@ impl Source {
             readers: usize::from(self.readers),
             compress: self.compress,
             delta: self.delta,
+            connections: u32::from(self.connections),
             alive_set: !self.no_alive_set,
             ghost_limit: self.ghost_limit,
             state_dir: self.state_dir.clone(),
@@ -470,6 +475,25 @@ mod tests {
         assert_eq!(parse_duration("1.5s"), Ok(Duration::from_millis(1500)));
         for bad in ["", "5", "ms", "-1s", "NaNs", "infs", "100000s"] {
             assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn connections_are_one_to_sixteen() {
+        let to = ["--to", "h:1", "--keys", "k"];
+        for command in ["migrate", "dump", "pre-dump"] {
+            let parse = |more: &[&str]| {
+                Cli::try_parse_from([&["godwit", command, "--pid", "7"], &to[..], more].concat())
+            };
+            let asked = |more: &[&str]| match parse(more).unwrap().command {
+                Command::Migrate(migrate) => migrate.options().0.connections,
+                Command::Dump(dump) => dump.options().0.connections,
+                Command::PreDump(pre_dump) => pre_dump.options().0.connections,
+                other => panic!("{other:?}"),
+            };
+            assert_eq!(asked(&[]), 1);
+            assert_eq!(asked(&["--connections", "16"]), 16);
+            assert!(parse(&["--connections", "0"]).is_err() && parse(&["--connections", "17"]).is_err());
         }
     }
 

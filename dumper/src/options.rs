@@ -122,6 +122,8 @@ pub struct Options {
     pub compress: Compress,
     /// Whether pages are sent by what the base round holds of them.
     pub delta: Delta,
+    /// Connections that carry pages to a page server, at least 1.
+    pub connections: u32,
     /// Take the alive set at the last freeze. Only a test turns it off, to see pages go wrong.
     pub alive_set: bool,
     /// How many bytes of a deleted file may go into the images.

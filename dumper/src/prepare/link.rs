@@ -182,7 +182,8 @@ fn open_remote(
     wish: &SessionWish,
 ) -> Result<RemoteSink, LinkError> {
     let (compress, delta, senders) = (options.compress, options.delta, options.readers);
-    let options = LinkOptions { compress, delta, senders, ..LinkOptions::default() };
+    let connections = options.connections;
+    let options = LinkOptions { connections, compress, delta, senders, ..LinkOptions::default() };
     Link::connect(address, &Identity::client(keys), options)?.open_session(wish.clone())
 }
 
