@@ -32,6 +32,7 @@ use crate::handover::{self, HandedOver};
 use crate::interrupt;
 use crate::options::{CriuVersion, Options};
 use crate::pool::Pool;
+use crate::predump::hot;
 use crate::predump::pages::{self, PageSource, PagesError, SentPages, StopOthers};
 use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
 use crate::predump::segments::{self, Comparing};
@@ -274,6 +275,7 @@ fn dump_task<'a>(
     let mut plan = rounds.final_plan(&listed);
     let stop = AtomicBool::new(false);
     let hot = rounds.hot.of_round(host.target.sink().takes(), rounds.base.as_ref());
+    let hot = hot.map(hot::View::only_compared);
     let source = PageSource { stop: &stop, hot, ..page_source(options, host, &segments) };
     let (alarm, of_segments) = (stopped.alarm, &mut rounds.segments);
     let check = || match stop.load(Ordering::Relaxed) {

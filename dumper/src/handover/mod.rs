@@ -210,7 +210,10 @@ impl HandOver<'_> {
         }
         let restored = self.restore_beside(&mut held)?;
         held.commit_to_forward(self, true)?;
-        held.kill(self, Death::Sealed)?;
+        // What the kernel still writes back for it at its end, to a file server say, must not come after what the copy
+        // writes there; on one kernel both have the same cache.
+        let death = if self.sink.opened().same_boot { Death::Sealed } else { Death::Over };
+        held.kill(self, death)?;
         let first = self.commit(&held);
         let released = self.release(&mut held, first, restored.pid);
         held.bury();

@@ -86,7 +86,7 @@ impl Hot {
     pub fn of_round<'a>(&'a mut self, takes: Takes, base: Option<&'a Base>) -> Option<View<'a>> {
         match base {
             Some(base) if self.base == Some(base.round) && (takes.same || takes.delta) => {
-                Some(View { hot: self, covered: &base.covered.runs, compares: true })
+                Some(View { hot: self, covered: &base.covered.runs, compares: true, notes: true })
             }
             _ => {
                 self.clear();
@@ -152,12 +152,18 @@ pub struct View<'a> {
     hot: &'a Hot,
     covered: &'a [PageRun],
     compares: bool,
+    notes: bool,
 }
 
 impl View<'_> {
     /// The same, for pages that must travel whole: it is noted what they hold, and nothing is left to the base round.
     pub fn only_noted(self) -> Self {
         View { compares: false, ..self }
+    }
+
+    /// The same for the last set, behind which no round comes: nothing is noted, and the process waits.
+    pub fn only_compared(self) -> Self {
+        View { notes: false, ..self }
     }
 
     /// Compares a page that is to be sent in `round`, and notes what it holds. What a page that is near its base differs
@@ -172,7 +178,8 @@ impl View<'_> {
     ) -> Met {
         let mut entries = self.hot.shard(vaddr);
         let Some(entry) = entries.get_mut(&vaddr) else {
-            if covers(self.covered, vaddr)
+            if self.notes
+                && covers(self.covered, vaddr)
                 && let Some(known) = self.hot.remember(page)
             {
                 entries.insert(vaddr, Entry { round, met: round, known });
@@ -195,8 +202,10 @@ impl View<'_> {
                     && difference
                         .is_some_and(|difference| subtract(page, &held[..], difference) <= NEAR_WORDS);
                 let met = if is_near { Met::Near(page_hash(&held[..])) } else { Met::Other };
-                held.copy_from_slice(page);
-                entry.round = round;
+                if self.notes {
+                    held.copy_from_slice(page);
+                    entry.round = round;
+                }
                 met
             }
             Known::Hash(held) => {
@@ -204,7 +213,9 @@ impl View<'_> {
                 if counts && *held == hash {
                     return if takes.same { Met::Same(hash) } else { Met::Other };
                 }
-                (*held, entry.round) = (hash, round);
+                if self.notes {
+                    (*held, entry.round) = (hash, round);
+                }
                 Met::Other
             }
         }

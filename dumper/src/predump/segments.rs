@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use godwit_wire::fault;
 use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PE_PARENT, PE_PRESENT, PageOwner, PageRun, PagesPlan};
 
-use super::pages::{PageHash, SentPages, page_hash};
+use super::pages::{PageHash, SentPages, StopOthers, page_hash};
 use super::plan;
 use crate::error::DumpError;
 use crate::interrupt;
@@ -173,6 +173,7 @@ fn compare(
             .map(|_| {
                 scope.spawn(|| {
                     let mut bytes = vec![0; (EXTENT_SLOTS * PAGE_SIZE) as usize];
+                    let _stop = StopOthers(&failed);
                     while !failed.load(Ordering::Relaxed) {
                         let Some(piece) = pieces.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
                         match (comparing.check)().and_then(|()| changed_in(segment, piece, held, &mut bytes))

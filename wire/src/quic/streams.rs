@@ -20,6 +20,10 @@ use crate::frame::{FrameHeader, HEADER_LEN, JOIN_LEN, Join};
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of an unwanted payload that are read at a time.
 const SKIPPED_LEN: usize = 16 << 10;
+/// How long a server that answers may take no bytes of pages, as one whose disk hangs does.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// Less than this, sent in that time, is talk that keeps the link alive, and no pages.
+const STALL_BYTES: u64 = 16 << 10;
 /// What a packet needs to be on its way before the fault behind a send fires.
 const SEND_SETTLES: Duration = Duration::from_millis(50);
 
@@ -189,14 +193,29 @@ impl LaneSender {
         self.connection.handle().block_on(write).map_err(|error| write_error(&self.connection, error))
     }
 
-    /// Sends a frame; waits while the window is full.
+    /// Sends a frame; waits while the window is full, as long as anything moves.
     ///
     /// # Errors
-    /// [`QuicError`] when the link is lost, or the server refused the lane.
+    /// [`QuicError`] when the link is lost, or the server refused the lane; [`QuicError::Silent`] when it lives and takes
+    /// nothing for [`STALL_LIMIT`]: a process may be standing still for it. The lane is of no use afterwards.
     pub fn send(&mut self, header: &FrameHeader, payload: Bytes) -> Result<(), QuicError> {
         let mut parts = [Bytes::copy_from_slice(&header.encode()), payload];
+        let connection = &self.connection;
         let write = self.stream.write_all_chunks(&mut parts);
-        self.connection.handle().block_on(write).map_err(|error| write_error(&self.connection, error))
+        connection.handle().block_on(async {
+            tokio::pin!(write);
+            let mut sent_bytes = connection.stats().sent_bytes;
+            loop {
+                if let Ok(written) = tokio::time::timeout(STALL_LIMIT, &mut write).await {
+                    return written.map_err(|error| write_error(connection, error));
+                }
+                let before = std::mem::replace(&mut sent_bytes, connection.stats().sent_bytes);
+                if sent_bytes - before < STALL_BYTES {
+                    let peer = connection.peer();
+                    return Err(QuicError::Silent { peer, what: "room for a frame", waited: STALL_LIMIT });
+                }
+            }
+        })
     }
 
     /// Says that no more frames come.

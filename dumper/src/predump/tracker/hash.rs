@@ -23,7 +23,7 @@ use super::present::{self, push};
 use super::{Ask, Run, Tracker, TrackerError};
 use crate::interrupt;
 use crate::predump::held::Held;
-use crate::predump::pages::page_hash;
+use crate::predump::pages::{StopOthers, page_hash};
 use crate::sys::process_vm::{self, Remote};
 
 /// Pages that are read at once.
@@ -54,6 +54,7 @@ impl Hash {
                     scope.spawn(|| {
                         let mut comparing = Comparing { pid: self.pid, held, bytes: Vec::new(), mem: None };
                         let mut mine = Vec::new();
+                        let _stop = StopOthers(&failed);
                         while !failed.load(Ordering::Relaxed) {
                             let index = next.fetch_add(1, Ordering::Relaxed);
                             let Some(piece) = pieces.get(index) else { break };
