@@ -201,12 +201,13 @@ impl Session {
         self.moved.notify_all();
     }
 
-    /// Takes one more lane, unless there are `lanes_max` already.
-    pub(crate) fn add_lane(&self, lanes_max: u32) -> bool {
+    /// Takes one more lane, unless there are `lanes_max` already; says how many there were before.
+    pub(crate) fn add_lane(&self, lanes_max: u32) -> Option<u32> {
         let mut progress = lock(&self.progress);
-        let fits = progress.lanes < lanes_max;
+        let before = progress.lanes;
+        let fits = before < lanes_max;
         progress.lanes += u32::from(fits);
-        fits
+        fits.then_some(before)
     }
 
     pub(crate) fn remove_lane(&self) {

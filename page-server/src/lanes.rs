@@ -64,9 +64,11 @@ fn admit(shared: &Shared, lane: &mut LaneReceiver) -> Result<Arc<Session>, Strin
     if !session.secret.matches(&join.secret.0) {
         return refuse(lane, Code::BadToken);
     }
-    if join.epoch > session.epoch() || !session.add_lane(shared.options.lanes_max) {
+    if join.epoch > session.epoch() {
         return refuse(lane, Code::Limit);
     }
+    let Some(others) = session.add_lane(shared.options.lanes_max) else { return refuse(lane, Code::Limit) };
+    lane.admitted(others);
     Ok(session)
 }
 

@@ -70,6 +70,13 @@ pub(crate) struct Whole {
     zero: Slots,
 }
 
+impl Whole {
+    /// Whether it lies in a buffer: else it is in the file already, or of zeros alone.
+    pub(crate) fn has_buffer(&self) -> bool {
+        self.buffer.is_some()
+    }
+}
+
 /// What remains to be done for a frame once it has a buffer.
 enum Step<'a, 'w> {
     Zero,

@@ -92,6 +92,8 @@ enum State {
     Open,
     /// A sync failed or the round was handed on: what is on disk is no longer known to be ours to change.
     Shut,
+    /// All of it is durable: it is removed by nobody, whoever may have given it up meanwhile.
+    Sealed,
 }
 
 #[derive(Default)]
@@ -282,7 +284,9 @@ impl Staged {
         let (whole, different) = file.put(&slots, since, arrival).map_err(failed)?;
         // Somebody may wait for an extent that can be spilled.
         self.share.pool().nudge();
-        match (whole, &self.workers) {
+        // What holds no buffer is bounded by none, and would stand in the queue before what others sent.
+        let workers = self.workers.as_ref().filter(|_| whole.as_ref().is_some_and(Whole::has_buffer));
+        match (whole, workers) {
             (None, _) => {}
             (Some(whole), Some(workers)) => {
                 self.queued().extents += 1;
@@ -364,7 +368,7 @@ impl Staged {
         // Held alone: a frame that came in between could queue the extent's old bytes, whose hash would then stand for
         // the new ones. The writers themselves need no gate.
         let state = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        if *state == State::Shut {
+        if *state != State::Open {
             return Err(self.refused("it takes nothing more".into()));
         }
         self.wait_written();
@@ -448,7 +452,7 @@ impl Staged {
     /// nothing but the final name is missing.
     pub(crate) fn finish(&self, manifest: &Manifest) -> Result<Sealed, SinkError> {
         let mut state = self.gate.write().unwrap_or_else(PoisonError::into_inner);
-        if *state == State::Shut {
+        if *state != State::Open {
             return Err(self.refused("it cannot be sealed after a failed sync: abandon it".into()));
         }
         // Encoding validates it, so that no name in it occurs twice.
@@ -457,7 +461,9 @@ impl Staged {
         self.check_written()?;
         self.check(manifest)?;
         *state = State::Shut;
-        self.write_out(&bytes)
+        let sealed = self.write_out(&bytes)?;
+        *state = State::Sealed;
+        Ok(sealed)
     }
 
     fn check(&self, manifest: &Manifest) -> Result<(), SinkError> {
@@ -566,7 +572,12 @@ impl Staged {
 
     /// Removes the directory; waits for writers and keeps later ones out.
     pub(crate) fn remove(&self) -> Result<(), SinkError> {
-        *self.gate.write().unwrap_or_else(PoisonError::into_inner) = State::Shut;
+        let mut state = self.gate.write().unwrap_or_else(PoisonError::into_inner);
+        if *state == State::Sealed {
+            return Ok(());
+        }
+        *state = State::Shut;
+        drop(state);
         self.queued().dropped = true;
         self.wait_written();
         self.pages.values().for_each(PagesFile::drop_open);
@@ -578,7 +589,7 @@ impl Staged {
         let state = self.gate.read().unwrap_or_else(PoisonError::into_inner);
         match *state {
             State::Open => self.check_written().map(|()| state),
-            State::Shut => Err(self.refused("it takes nothing more".into())),
+            State::Shut | State::Sealed => Err(self.refused("it takes nothing more".into())),
         }
     }
 

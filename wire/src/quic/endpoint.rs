@@ -329,14 +329,17 @@ impl Connection {
     /// with it. What was written before is let out first, for a short while: quinn holds the word back where the
     /// congestion window is full of it, and then never says it.
     pub fn hang_up(&self, code: Code, text: &str) {
-        let deadline = Instant::now() + SETTLE_LIMIT;
+        // On a long way nothing moves for a round trip while the window is full.
+        let rtt = self.stats().rtt;
+        let (limit, look) = (SETTLE_LIMIT.max(rtt * 4), SETTLE_LOOK.max(rtt * 3 / 2));
+        let deadline = Instant::now() + limit.min(CLOSE_LIMIT * 2);
         let mut sent = 0;
         while !self.is_closed() && Instant::now() < deadline {
             let before = std::mem::replace(&mut sent, self.stats().sent_bytes);
             if before == sent {
                 break;
             }
-            std::thread::sleep(SETTLE_LOOK);
+            std::thread::sleep(look);
         }
         self.core.close(code, text);
     }

@@ -28,18 +28,32 @@ const BEHIND_GAP_BYTES: u64 = 512 << 10;
 struct Pieces {
     /// Offset of the first byte that was not taken yet.
     next: u64,
-    waiting: BTreeMap<u64, Bytes>,
-    /// Bytes that wait.
+    waiting: BTreeMap<u64, Piece>,
+    /// What those that wait cost, in bytes of memory.
     held: usize,
 }
 
+#[derive(Debug)]
+struct Piece {
+    bytes: Bytes,
+    cost: usize,
+}
+
+/// A piece costs no less than the packet that it came in, which it keeps in memory: a client that sends single bytes
+/// makes the server hold no more than one that sends pages.
+const PIECE_COST_MIN: usize = 1200;
+/// A shorter piece is copied out of its packet.
+const COPIED_BELOW: usize = 1024;
+
 impl Pieces {
     fn put(&mut self, offset: u64, bytes: Bytes) -> Result<(), Malformed> {
-        self.held += bytes.len();
+        let cost = bytes.len().max(PIECE_COST_MIN);
+        self.held += cost;
         if self.held > AHEAD_MAX_BYTES {
             return Err(Malformed::Value { what: "bytes ahead of a missing one", value: self.held as u64 });
         }
-        self.waiting.insert(offset, bytes);
+        let bytes = if bytes.len() < COPIED_BELOW { Bytes::copy_from_slice(&bytes) } else { bytes };
+        self.waiting.insert(offset, Piece { bytes, cost });
         Ok(())
     }
 
@@ -50,11 +64,13 @@ impl Pieces {
             let Some(mut piece) = self.waiting.first_entry().filter(|piece| *piece.key() == self.next) else {
                 break;
             };
-            let length = piece.get().len().min(out.len() - filled);
-            piece.get_mut().copy_to_slice(&mut out[filled..filled + length]);
+            let length = piece.get().bytes.len().min(out.len() - filled);
+            piece.get_mut().bytes.copy_to_slice(&mut out[filled..filled + length]);
             let rest = piece.remove();
-            (filled, self.held, self.next) = (filled + length, self.held - length, self.next + length as u64);
-            if !rest.is_empty() {
+            (filled, self.next) = (filled + length, self.next + length as u64);
+            if rest.bytes.is_empty() {
+                self.held -= rest.cost;
+            } else {
                 self.waiting.insert(self.next, rest);
             }
         }

@@ -20,6 +20,8 @@ use crate::frame::{FrameHeader, HEADER_LEN, JOIN_LEN, Join};
 const JOIN_LIMIT: Duration = Duration::from_secs(10);
 /// Bytes of an unwanted payload that are read at a time.
 const SKIPPED_LEN: usize = 16 << 10;
+/// How long a payload of at most an extent may take: its reader holds a buffer that others wait for.
+const PAYLOAD_LIMIT: Duration = Duration::from_secs(120);
 /// How long a server that answers may take no bytes of pages, as one whose disk hangs does.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
 /// Less than this, sent in that time, is talk that keeps the link alive, and no pages.
@@ -255,12 +257,14 @@ impl LaneReceiver {
         match read {
             Err(_) => Err(QuicError::Silent { peer, what: "join message", waited: JOIN_LIMIT }),
             Ok(Err(error)) => Err(exact_error(&self.connection, error)),
-            Ok(Ok(())) => {
-                let join = Join::decode(&bytes).map_err(|source| QuicError::Malformed { peer, source })?;
-                self.connection.widen(join.lane);
-                Ok(join)
-            }
+            Ok(Ok(())) => Join::decode(&bytes).map_err(|source| QuicError::Malformed { peer, source }),
         }
+    }
+
+    /// Opens the window for pages, once the lane is known to belong to a session, as the `lane`-th of those that it has
+    /// at the same time. What a client says of itself decides about no memory.
+    pub fn admitted(&self, lane: u32) {
+        self.connection.widen(lane);
     }
 
     /// Waits for the header of the next frame; `None` when the client has finished the lane. Its payload is to be taken
@@ -286,8 +290,12 @@ impl LaneReceiver {
     /// # Errors
     /// When the link is lost.
     pub fn payload(&mut self, payload: &mut [u8]) -> Result<(), QuicError> {
-        let read = self.connection.handle().block_on(self.stream.read_exact(payload));
-        read.map_err(|error| exact_error(&self.connection, error))
+        let peer = self.connection.peer();
+        let read = self.stream.read_exact(payload);
+        let read =
+            self.connection.handle().block_on(async { tokio::time::timeout(PAYLOAD_LIMIT, read).await });
+        let silent = QuicError::Silent { peer, what: "rest of a frame", waited: PAYLOAD_LIMIT };
+        read.map_err(|_| silent)?.map_err(|error| exact_error(&self.connection, error))
     }
 
     /// Reads over the payload of a frame that nobody wants; `length` is what its header says.
