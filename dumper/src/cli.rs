@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use nix::unistd::Pid;
 
+use crate::link::limit::Rate;
 use crate::link::{Compress, Delta};
 use crate::options::{Afterwards, CriuVersion, Destination, Options, RestorePidns, RoundLimits};
 use crate::predump::tracker::Choice;
@@ -39,6 +40,8 @@ pub enum Command {
     Dump(Dump),
     /// Copy a running process's memory as one round; it keeps running.
     PreDump(PreDump),
+    /// Change the bandwidth limit of a running migrate, dump or pre-dump.
+    Limit(Limit),
     /// Say what of a process cannot be dumped or would be lost, and the way out; or what this machine can do.
     Doctor(Doctor),
     /// Decode and check an image directory; exit status 0 only if it is a complete set.
@@ -98,6 +101,16 @@ pub struct Source {
     /// server takes so many lanes (its --lanes-max).
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=16))]
     pub connections: u8,
+    /// How fast the link to a page server may send, headers of UDP and IP counted: 800Mbit, 1.5Gbit, 100MB, 64MiB (per
+    /// second) or none; `godwit limit` changes it while it runs.
+    #[arg(
+        long,
+        value_name = "RATE",
+        default_value = "none",
+        hide_default_value = true,
+        conflicts_with = "images_dir"
+    )]
+    pub bandwidth_limit: Rate,
     /// Take every listed page at the last freeze without the alive set (tests only).
     #[arg(long, hide = true)]
     pub no_alive_set: bool,
@@ -198,6 +211,20 @@ pub struct PreDump {
     source: Source,
     #[command(flatten)]
     place: Where,
+}
+
+/// `godwit limit`.
+#[derive(Debug, Args)]
+pub struct Limit {
+    /// Process that is moved or dumped, as given to that godwit.
+    #[arg(long, short = 't', value_parser = parse_pid)]
+    pub pid: Pid,
+    /// New limit: 800Mbit, 1.5Gbit, 100MB, 64MiB (per second) or none.
+    #[arg(value_name = "RATE", value_parser = parse_rate)]
+    pub rate: String,
+    /// State directory of that godwit.
+    #[arg(long, env = "GODWIT_STATE_DIR", default_value = DEFAULT_STATE_DIR)]
+    pub state_dir: PathBuf,
 }
 
 /// `godwit doctor`.
@@ -343,6 +370,7 @@ impl Source {
             compress: self.compress,
             delta: self.delta,
             connections: u32::from(self.connections),
+            bandwidth_limit: self.bandwidth_limit,
             alive_set: !self.no_alive_set,
             ghost_limit: self.ghost_limit,
             state_dir: self.state_dir.clone(),
@@ -412,6 +440,11 @@ impl PreDump {
         let limits = RoundLimits { rounds_min: 0, rounds_max: 1, downtime_target: Duration::ZERO };
         (self.source.options(self.place.destination(), Afterwards::Run, limits), self.source.json)
     }
+}
+
+/// Checks a rate; it is passed on as it was written.
+fn parse_rate(text: &str) -> Result<String, String> {
+    text.parse::<Rate>().map(|_| text.to_owned())
 }
 
 fn parse_pid(text: &str) -> Result<Pid, String> {

@@ -13,7 +13,7 @@ use crate::error::DumpError;
 use crate::logging::tell;
 use crate::options::Options;
 use crate::report::Report;
-use crate::{demo, doctor, flow, interrupt, session};
+use crate::{demo, doctor, flow, interrupt, link, session};
 
 /// Runs a command and says how it ended: see the exit status in `godwit --help`.
 pub fn run(command: &Command) -> ExitCode {
@@ -21,6 +21,10 @@ pub fn run(command: &Command) -> ExitCode {
         Command::Migrate(args) => report(args.options(), flow::dump),
         Command::Dump(args) => report(args.options(), flow::dump),
         Command::PreDump(args) => report(args.options(), flow::pre_dump),
+        Command::Limit(args) => match link::limit::change(&args.state_dir, args.pid, &args.rate) {
+            Ok(()) => Ok(0),
+            Err(error) => Err(Failure { text: format!("changing the limit: {error}"), status: 1 }),
+        },
         Command::Doctor(args) => doctor(args),
         Command::Inspect(args) => inspect(args),
         Command::Demo(args) => demo::run(args),

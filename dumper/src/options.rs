@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
+use crate::link::limit::Rate;
 use crate::link::{Compress, Delta};
 use crate::predump::tracker::Choice;
 
@@ -124,6 +125,8 @@ pub struct Options {
     pub delta: Delta,
     /// Connections that carry pages to a page server, at least 1.
     pub connections: u32,
+    /// How fast the link to a page server may send, at first.
+    pub bandwidth_limit: Rate,
     /// Take the alive set at the last freeze. Only a test turns it off, to see pages go wrong.
     pub alive_set: bool,
     /// How many bytes of a deleted file may go into the images.

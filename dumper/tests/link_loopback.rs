@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use godwit_dumper::link::{Compress, Link, LinkError, LinkOptions, RemoteSink, SessionWish};
+use godwit_dumper::link::{Compress, Link, LinkError, LinkOptions, RemoteSink, SessionWish, limit};
 use godwit_page_server::serve::{Options, Server};
 use godwit_page_server::store::disk::real::RealDisk;
 use godwit_page_server::store::sink::{Content, Fill, Sealed, Sink, SinkError};
@@ -22,7 +22,7 @@ use godwit_wire::frame::Method;
 use godwit_wire::plan::{
     EXTENT_SLOTS, PAGE_SIZE, PE_PRESENT, PageOwner, PageRun, PagesPlan, RoundKind, RoundPlan,
 };
-use godwit_wire::quic::{Identity, QuicError, Tuning, connect_speaking, keys};
+use godwit_wire::quic::{Bucket, Identity, QuicError, Tuning, connect_speaking, keys};
 use rounds::{
     Memory, PAGE, Rng, Round, change, data_of, fill_all, hashes_of, read_back, round_of, some_memory,
 };
@@ -530,4 +530,45 @@ fn nobody_at_the_address_is_said_with_the_address() {
     assert!(error.to_string().contains(&address), "{error}");
     let error = Link::connect("no-port", &lab.client(), options()).err().unwrap();
     assert!(error.to_string().contains("HOST:PORT"), "{error}");
+}
+
+/// A bound from above, which a slow machine cannot break; and the change that lets the rest go.
+#[test]
+fn a_limited_link_keeps_to_its_rate_until_the_limit_is_changed() {
+    const RATE: u64 = 128 << 10;
+    let lab = Lab::start();
+    let state = lab.dir.path().join("source");
+    let pid = nix::unistd::Pid::from_raw(4711);
+    let started = Instant::now();
+    let bucket = Arc::new(Bucket::new(Some(RATE), started));
+    let watch = limit::Watch::start(&state, pid, Arc::clone(&bucket)).unwrap();
+    let tuning = Tuning { bucket: Arc::clone(&bucket), ..tuning() };
+    let options = LinkOptions {
+        tuning,
+        connections: 2,
+        compress: Compress::Never,
+        watch: Some(Arc::new(watch)),
+        ..options()
+    };
+    let link = Link::connect(&lab.address, &lab.client(), options).unwrap();
+    let sink = link.open_session(wish("slow")).unwrap();
+    let mut rng = Rng(5);
+    // 6 MiB and more: most of a minute.
+    let round = of_session(plain_round(1, RoundKind::Final, 2000, &mut rng), "slow");
+    std::thread::scope(|scope| {
+        let sending = scope.spawn(|| send(&sink, &round, &mut Rng(6)));
+        let mut counted = 0;
+        while started.elapsed() < Duration::from_millis(1500) {
+            std::thread::sleep(Duration::from_millis(20));
+            counted = bucket.counted_bytes();
+            let allowed = RATE as f64 * started.elapsed().as_secs_f64() + Bucket::burst_bytes(RATE) as f64;
+            assert!(counted as f64 <= allowed, "{counted} of {allowed}");
+        }
+        assert!(counted > 0 && !sending.is_finished());
+        limit::change(&state, pid, "none").unwrap();
+        sending.join().unwrap().unwrap();
+    });
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert_eq!(bucket.rate(), None);
+    assert_eq!(lab.memory("slow", "final"), round.memory);
 }

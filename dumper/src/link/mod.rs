@@ -3,9 +3,10 @@
 //! One thread reads the control stream and gives each answer to whoever waits for it; a request is sent by the
 //! thread that makes it. Reading order: this file (requests and answers), `session` (what may be asked for),
 //! `sink` (rounds), `payload` (what pages become on the wire), `pack` (how hard they are packed),
-//! `error`.
+//! `limit` (how fast it may send), `error`.
 
 mod error;
+pub mod limit;
 mod pack;
 mod payload;
 mod session;
@@ -52,6 +53,8 @@ pub struct LinkOptions {
     pub delta: Delta,
     /// Threads that hand pages over.
     pub senders: usize,
+    /// Lets `godwit limit` change the bandwidth limit while the link is open.
+    pub watch: Option<Arc<limit::Watch>>,
     /// How long answers may take.
     pub limits: Limits,
 }
@@ -65,6 +68,7 @@ impl Default for LinkOptions {
             compress: Compress::Auto,
             delta: Delta::Auto,
             senders: 2,
+            watch: None,
             limits,
         }
     }

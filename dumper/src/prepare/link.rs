@@ -1,15 +1,18 @@
 //! Where the images go: a local directory or a session at a page server, behind one seam.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 use godwit_page_server::store::local::{LocalDir, LocalOptions};
 use godwit_page_server::store::sink::Sink;
 use godwit_wire::error::Code;
 use godwit_wire::plan::PAGE_SIZE;
-use godwit_wire::quic::Identity;
+use godwit_wire::quic::{Bucket, Identity, Tuning};
 use godwit_wire::session::Phase;
 
 use crate::error::DumpError;
+use crate::link::limit::Watch;
 use crate::link::{Link, LinkCounters, LinkError, LinkOptions, RemoteSink, SessionWish};
 use crate::options::{CriuVersion, Destination, Options, RestorePidns};
 use crate::prepare::root::Root;
@@ -183,7 +186,18 @@ fn open_remote(
 ) -> Result<RemoteSink, LinkError> {
     let (compress, delta, senders) = (options.compress, options.delta, options.readers);
     let connections = options.connections;
-    let options = LinkOptions { connections, compress, delta, senders, ..LinkOptions::default() };
+    let bucket = Arc::new(Bucket::new(options.bandwidth_limit.0, Instant::now()));
+    let tuning = Tuning { bucket: Arc::clone(&bucket), ..Tuning::default() };
+    let watch = match Watch::start(&options.state_dir, options.pid, bucket) {
+        Ok(watch) => Some(Arc::new(watch)),
+        Err(error) => {
+            let dir = options.state_dir.display();
+            tracing::info!(%error, %dir, "the bandwidth limit cannot be changed while this runs");
+            None
+        }
+    };
+    let options =
+        LinkOptions { tuning, connections, compress, delta, senders, watch, ..LinkOptions::default() };
     Link::connect(address, &Identity::client(keys), options)?.open_session(wish.clone())
 }
 

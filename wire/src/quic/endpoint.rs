@@ -468,7 +468,10 @@ impl Core {
         let handle = runtime.handle().clone();
         let (endpoint, socket) = {
             let _guard = handle.enter();
-            let socket = Arc::new(LinkSocket::new(TokioRuntime.wrap_udp_socket(socket).map_err(bind)?));
+            let socket = Arc::new(LinkSocket::new(
+                TokioRuntime.wrap_udp_socket(socket).map_err(bind)?,
+                Arc::clone(&tuning.bucket),
+            ));
             let mut config = EndpointConfig::default();
             if config.max_udp_payload_size(RECEIVE_UNIT_BYTES).is_err() {
                 return Err(bind(std::io::ErrorKind::InvalidInput.into()));

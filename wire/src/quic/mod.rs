@@ -5,8 +5,9 @@
 //! acknowledgement, and the windows of QUIC are the bounded queues. Reading order: `keys` (certificates on
 //! disk), `tls`, `tuning` (settings) and `path` (sizes of packets), `endpoint` (listen, connect), `streams` (control
 //! stream and lanes), `reorder` (a lane's bytes in their order, whatever the path loses), `socket` (buffers and batches,
-//! and a socket that can go dead on request), `error`.
+//! and a socket that can go dead on request), `bucket` (how fast it may send), `error`.
 
+mod bucket;
 mod endpoint;
 mod error;
 pub mod keys;
@@ -19,6 +20,7 @@ mod streams;
 mod tls;
 mod tuning;
 
+pub use bucket::{Bucket, RATE_MAX_BYTES_PER_SECOND, RATE_MIN_BYTES_PER_SECOND};
 pub use endpoint::{Connection, Incoming, Listener, SocketFacts, Stats, connect, connect_speaking};
 pub use error::QuicError;
 pub use keys::{Identity, KeysError};

@@ -2,22 +2,33 @@
 //! dead for chosen peers when a fault point says so, which is what a cut cable looks like (no close frame, no ICMP).
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::io::{self, IoSliceMut};
 use std::net::{SocketAddr, UdpSocket};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use quinn::udp::{RecvMeta, Transmit};
 use quinn::{AsyncUdpSocket, UdpPoller};
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::time::Sleep;
 
+use super::bucket::Bucket;
 use super::path::PAYLOAD_MAX;
 
 /// Largest UDP payload that quinn is told to take, and with it the size of its receive buffers: 32 of this. Pages are
 /// touched as far as packets fill them.
 pub(super) const RECEIVE_UNIT_BYTES: u16 = 65527;
+
+/// IP and UDP headers of a datagram, which count for the bandwidth limit.
+const HEADERS_V4_BYTES: usize = 28;
+const HEADERS_V6_BYTES: usize = 48;
+
+/// How long a connection waits for the bandwidth limit before it looks whether the limit was changed.
+const LIMIT_LOOK: Duration = Duration::from_millis(50);
 
 /// A bound socket, and what the kernel gave it.
 pub(super) struct Opened {
@@ -98,16 +109,18 @@ pub(super) struct LinkSocket {
     pub inner: Arc<dyn AsyncUdpSocket>,
     pub cuts: CutList,
     pub traffic: Traffic,
+    pub bucket: Arc<Bucket>,
     /// Largest UDP payload that a connection here may send, in bytes.
     pub payload_bound: AtomicUsize,
 }
 
 impl LinkSocket {
-    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>) -> Self {
+    pub(super) fn new(inner: Arc<dyn AsyncUdpSocket>, bucket: Arc<Bucket>) -> Self {
         LinkSocket {
             inner,
             cuts: CutList::default(),
             traffic: Traffic::default(),
+            bucket,
             payload_bound: AtomicUsize::new(0),
         }
     }
@@ -122,16 +135,56 @@ fn datagrams(transmit: &Transmit<'_>) -> usize {
     transmit.segment_size.map_or(1, |size| transmit.contents.len().div_ceil(size.max(1)))
 }
 
+/// What a batch is on the wire, as far as IP goes.
+fn wire_bytes(transmit: &Transmit<'_>) -> u64 {
+    let headers = if transmit.destination.is_ipv4() { HEADERS_V4_BYTES } else { HEADERS_V6_BYTES };
+    (transmit.contents.len() + datagrams(transmit) * headers) as u64
+}
+
+/// Ready when the socket has room and the bandwidth limit has nothing against it.
+#[derive(Debug)]
+struct LinkPoller {
+    inner: Pin<Box<dyn UdpPoller>>,
+    bucket: Arc<Bucket>,
+    /// Runs while the bucket is in debt.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl UdpPoller for LinkPoller {
+    fn poll_writable(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        while let Some(wait) = this.bucket.wait(Instant::now()) {
+            let until = tokio::time::Instant::now() + wait.min(LIMIT_LOOK);
+            let sleep = this.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+            sleep.as_mut().reset(until);
+            ready!(sleep.as_mut().poll(cx));
+        }
+        this.sleep = None;
+        this.inner.as_mut().poll_writable(cx)
+    }
+}
+
 impl AsyncUdpSocket for LinkSocket {
     fn create_io_poller(self: Arc<Self>) -> Pin<Box<dyn UdpPoller>> {
-        Arc::clone(&self.inner).create_io_poller()
+        let inner = Arc::clone(&self.inner).create_io_poller();
+        Box::pin(LinkPoller { inner, bucket: Arc::clone(&self.bucket), sleep: None })
     }
 
     fn try_send(&self, transmit: &Transmit<'_>) -> io::Result<()> {
         if self.cuts.holds(&transmit.destination) {
             return Ok(());
         }
-        self.inner.try_send(transmit)?;
+        // A connection that is refused here asks its poller, which waits for the same account.
+        let counted = self.bucket.rate().is_some().then(|| wire_bytes(transmit));
+        if let Some(bytes) = counted
+            && self.bucket.take(bytes, Instant::now()).is_err()
+        {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        if let Err(error) = self.inner.try_send(transmit) {
+            counted.inspect(|bytes| self.bucket.give_back(*bytes));
+            return Err(error);
+        }
         self.traffic.send_calls.fetch_add(1, Ordering::Relaxed);
         self.traffic.sent_datagrams.fetch_add(datagrams(transmit) as u64, Ordering::Relaxed);
         Ok(())

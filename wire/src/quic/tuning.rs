@@ -7,6 +7,7 @@ use std::time::Duration;
 use quinn::congestion::CubicConfig;
 use quinn::{IdleTimeout, MtuDiscoveryConfig, TransportConfig, VarInt};
 
+use super::bucket::Bucket;
 use super::path::PathSizes;
 use super::streams::Side;
 
@@ -38,6 +39,8 @@ pub struct Tuning {
     pub idle_timeout: Duration,
     /// How long to wait for the server's first answer.
     pub connect_limit: Duration,
+    /// How fast everything that has these settings or a clone of them may send together; without a limit by default.
+    pub bucket: Arc<Bucket>,
 }
 
 impl Default for Tuning {
@@ -50,6 +53,7 @@ impl Default for Tuning {
             keep_alive: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(15),
             connect_limit: Duration::from_secs(5),
+            bucket: Arc::default(),
         }
     }
 }
