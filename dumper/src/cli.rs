@@ -103,13 +103,7 @@ pub struct Source {
     pub connections: u8,
     /// How fast the link to a page server may send, headers of UDP and IP counted: 800Mbit, 1.5Gbit, 100MB, 64MiB (per
     /// second) or none; `godwit limit` changes it while it runs.
-    #[arg(
-        long,
-        value_name = "RATE",
-        default_value = "none",
-        hide_default_value = true,
-        conflicts_with = "images_dir"
-    )]
+    #[arg(long, value_name = "RATE", default_value = "none", hide_default_value = true)]
     pub bandwidth_limit: Rate,
     /// Take every listed page at the last freeze without the alive set (tests only).
     #[arg(long, hide = true)]
