@@ -3,8 +3,8 @@
 //! Each limit moves bytes for a second or so and says how many, in what time, at what cost of CPU. Those with two ends
 //! have two processes: the running program starts itself with a hidden first argument, see [`far_side`].
 //!
-//! Reading order: [`measured`] (what is reported), [`catalog`], then one file per subject: [`memory`], [`codec`],
-//! [`udp`], [`quic`], [`tcp`], [`file`]; [`far`] is the second process, [`source`] what is sent.
+//! Reading order: [`measured`] (what is reported), [`mod@catalog`], then one file per subject: [`memory`], [`codec`],
+//! [`udp`], [`quic`], [`tcp`], [`mod@file`]; `far` is the second process, [`source`] what is sent.
 
 pub mod catalog;
 pub mod codec;

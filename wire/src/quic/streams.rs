@@ -199,7 +199,7 @@ impl LaneSender {
     ///
     /// # Errors
     /// [`QuicError`] when the link is lost, or the server refused the lane; [`QuicError::Silent`] when it lives and takes
-    /// nothing for [`STALL_LIMIT`]: a process may be standing still for it. The lane is of no use afterwards.
+    /// nothing for half a minute: a process may be standing still for it. The lane is of no use afterwards.
     pub fn send(&mut self, header: &FrameHeader, payload: Bytes) -> Result<(), QuicError> {
         let mut parts = [Bytes::copy_from_slice(&header.encode()), payload];
         let connection = &self.connection;
