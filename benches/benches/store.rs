@@ -9,6 +9,7 @@ use divan::counter::BytesCount;
 use godwit_benches::workload::{Content as Memory, fill};
 use godwit_page_server::store::sink::{Content, Fill, Sink};
 use godwit_page_server::store::{LocalDir, LocalOptions};
+use godwit_wire::image::extent::extent_hash;
 use godwit_wire::image::manifest::{FileDigest, Manifest, PagesDigest};
 use godwit_wire::image::pagemap;
 use godwit_wire::plan::{
@@ -94,7 +95,7 @@ fn seal(bencher: Bencher<'_, '_>) {
         pages: vec![PagesDigest {
             pages_id: 1,
             nr_pages: SLOTS,
-            extents: vec![*blake3::hash(&extent).as_bytes(); (SLOTS / EXTENT_SLOTS) as usize],
+            extents: vec![extent_hash(&extent); (SLOTS / EXTENT_SLOTS) as usize],
         }],
     };
     bencher

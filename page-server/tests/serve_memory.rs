@@ -7,6 +7,7 @@ mod client;
 use bytes::Bytes;
 use client::{Client, Program, lab};
 use godwit_wire::control::CloseSession;
+use godwit_wire::image::extent::extent_hash;
 use godwit_wire::image::manifest::{FileDigest, Manifest, PagesDigest};
 use godwit_wire::image::pagemap;
 use godwit_wire::plan::{
@@ -50,7 +51,7 @@ fn hundreds_of_half_sent_extents_take_no_memory() {
             frames += 1;
         }
     }
-    let hash = |extent| *blake3::hash(&pages(extent * EXTENT_SLOTS..(extent + 1) * EXTENT_SLOTS)).as_bytes();
+    let hash = |extent| extent_hash(&pages(extent * EXTENT_SLOTS..(extent + 1) * EXTENT_SLOTS));
     let inventory = Bytes::from_static(b"inventory.img");
     let manifest = Manifest {
         session: "web".into(),

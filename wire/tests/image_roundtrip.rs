@@ -52,7 +52,7 @@ fn manifest() -> impl Strategy<Value = Manifest> {
             .map(|(n, (nr_pages, seed))| PagesDigest {
                 pages_id: n as u32 + 1,
                 nr_pages,
-                extents: (0..extent_count(nr_pages)).map(|k| [seed ^ k as u8; 32]).collect(),
+                extents: (0..extent_count(nr_pages)).map(|k| [seed ^ k as u8; 16]).collect(),
             })
             .collect()
     });
@@ -84,7 +84,7 @@ fn small_manifest() -> Manifest {
         dumped_at_us: 1,
         tool_version: "0.1.0".to_owned(),
         files: vec![FileDigest::of("core-17.img", b"core")],
-        pages: vec![PagesDigest { pages_id: 1, nr_pages: 257, extents: vec![[1; 32], [2; 32]] }],
+        pages: vec![PagesDigest { pages_id: 1, nr_pages: 257, extents: vec![[1; 16], [2; 32]] }],
     }
 }
 
@@ -252,7 +252,7 @@ fn long_lists_of_a_manifest_are_split_into_records() {
         files: (0..FILES_PER_RECORD * 2 + 1).map(|n| FileDigest::of(&format!("ids-{n}.img"), &[])).collect(),
         pages: vec![
             PagesDigest { pages_id: 1, nr_pages: 0, extents: vec![] },
-            PagesDigest { pages_id: 2, nr_pages: extents * 256, extents: vec![[7; 32]; extents as usize] },
+            PagesDigest { pages_id: 2, nr_pages: extents * 256, extents: vec![[7; 16]; extents as usize] },
         ],
         ..small_manifest()
     };
@@ -282,7 +282,7 @@ fn each_broken_rule_of_a_manifest_is_named() {
     let twice = Manifest { files: twice, ..small_manifest() };
     assert_eq!(twice.validate(), Err(ManifestFault::Twice { name: "a.img".to_owned() }));
     let pages =
-        |nr_pages, extents| vec![PagesDigest { pages_id: 1, nr_pages, extents: vec![[0; 32]; extents] }];
+        |nr_pages, extents| vec![PagesDigest { pages_id: 1, nr_pages, extents: vec![[0; 16]; extents] }];
     for (nr_pages, extents) in [(0, 1), (1, 0), (256, 2), (257, 1), (u64::MAX, 1)] {
         let manifest = Manifest { pages: pages(nr_pages, extents), ..small_manifest() };
         assert!(matches!(manifest.validate(), Err(ManifestFault::Extents { .. })), "{nr_pages} {extents}");

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use godwit_page_server::store::sink::{Content, Fill, Sink, Takes};
+use godwit_wire::image::extent::{ExtentHash, extent_hash};
 use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PageOwner, PageRun, PagesPlan};
 use nix::errno::Errno;
 
@@ -201,12 +202,12 @@ impl<'a> Reader<'a> {
     }
 
     /// The hash of the extent that was read.
-    fn hash(&self, bytes: &[u8]) -> [u8; 32] {
-        static OF_ZEROS: OnceLock<[u8; 32]> = OnceLock::new();
+    fn hash(&self, bytes: &[u8]) -> ExtentHash {
+        static OF_ZEROS: OnceLock<ExtentHash> = OnceLock::new();
         if bytes.len() == EXTENT && self.kinds.iter().all(|kind| *kind == Kind::Zero) {
-            return *OF_ZEROS.get_or_init(|| *blake3::hash(&vec![0; EXTENT]).as_bytes());
+            return *OF_ZEROS.get_or_init(|| extent_hash(&vec![0; EXTENT]));
         }
-        *blake3::hash(bytes).as_bytes()
+        extent_hash(bytes)
     }
 
     /// Finds what is known of the pages, and notes what they hold now.

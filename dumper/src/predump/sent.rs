@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use godwit_wire::image::extent::ExtentHash;
 use hdrhistogram::Histogram;
 
 /// Page reads longer than this are counted as this long, in microseconds.
@@ -22,8 +23,8 @@ pub fn page_hash(page: &[u8]) -> PageHash {
 /// What became of one owner's pages in a round.
 #[derive(Debug)]
 pub struct SentPages {
-    /// BLAKE3 of every extent of the pages file, in order.
-    pub extents: Vec<[u8; 32]>,
+    /// The hash of every extent of the pages file, in order.
+    pub extents: Vec<ExtentHash>,
     /// The hash of every page, by extent: of a segment in a round, and of the task as far as `PageSource::hashed_slots`
     /// says.
     pub page_hashes: Vec<Vec<PageHash>>,
@@ -94,7 +95,7 @@ pub fn latency_us(time: Duration) -> u64 {
 }
 
 /// The hash of an extent, and where they are wanted those of its pages.
-pub(super) type ExtentHashes = ([u8; 32], Vec<PageHash>);
+pub(super) type ExtentHashes = (ExtentHash, Vec<PageHash>);
 
 /// Counts of one reader, added up at the end.
 pub(super) struct Tally {

@@ -11,6 +11,7 @@ use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::sync::{MutexGuard, OnceLock, PoisonError};
 
+use godwit_wire::image::extent::{ExtentHash, ExtentHasher, extent_hash};
 use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE};
 
 use super::pages::{FillError, PagesFile, State};
@@ -180,7 +181,7 @@ impl PagesFile {
         let mut state = self.settled(extent, slots)?;
         state.claim(slots, true);
         drop(state);
-        let hash = *blake3::hash(bytes).as_bytes();
+        let hash = extent_hash(bytes);
         if let Err(e) = self.file().write_at(bytes, slots.start * PAGE_SIZE) {
             let mut state = self.state();
             state.claim(slots, false);
@@ -244,7 +245,7 @@ impl PagesFile {
                     let offset = (slots.start + run.start) * PAGE_SIZE;
                     self.file().read_at(&mut buffer[bytes_of(&run)], offset)?;
                 }
-                let hash = *blake3::hash(&buffer[bytes_of(&(0..count))]).as_bytes();
+                let hash = extent_hash(&buffer[bytes_of(&(0..count))]);
                 let written = if soiled { whole.have } else { whole.have.without(whole.zero) };
                 self.write_runs(extent, buffer, written)?;
                 hash
@@ -315,8 +316,8 @@ impl PagesFile {
         })
     }
 
-    fn hash_of_file(&self, slots: &Range<u64>) -> io::Result<[u8; 32]> {
-        let mut hasher = blake3::Hasher::new();
+    fn hash_of_file(&self, slots: &Range<u64>) -> io::Result<ExtentHash> {
+        let mut hasher = ExtentHasher::default();
         let mut piece = vec![0; PIECE_LEN];
         let end = slots.end * PAGE_SIZE;
         for offset in (slots.start * PAGE_SIZE..end).step_by(PIECE_LEN) {
@@ -324,11 +325,11 @@ impl PagesFile {
             self.file().read_at(piece, offset)?;
             hasher.update(piece);
         }
-        Ok(*hasher.finalize().as_bytes())
+        Ok(hasher.finish())
     }
 
     /// Notes the hash of an extent that is in the file, and now and then starts writeback.
-    fn note_hash(&self, extent: usize, hash: [u8; 32]) {
+    fn note_hash(&self, extent: usize, hash: ExtentHash) {
         let mut state = self.state();
         state.extents[extent].hash = Some(hash);
         let group = extent / WRITEBACK_EXTENTS * WRITEBACK_EXTENTS;
@@ -352,17 +353,17 @@ fn bytes_of(slots: &Range<u64>) -> Range<usize> {
     (slots.start * PAGE_SIZE) as usize..(slots.end * PAGE_SIZE) as usize
 }
 
-fn hash_of_zeros(slots: u64) -> [u8; 32] {
-    static WHOLE: OnceLock<[u8; 32]> = OnceLock::new();
+fn hash_of_zeros(slots: u64) -> ExtentHash {
+    static WHOLE: OnceLock<ExtentHash> = OnceLock::new();
     let hash = || {
-        let mut hasher = blake3::Hasher::new();
+        let mut hasher = ExtentHasher::default();
         let mut left = (slots * PAGE_SIZE) as usize;
         while left > 0 {
             let piece = left.min(PIECE_LEN);
             hasher.update(&ZEROS[..piece]);
             left -= piece;
         }
-        *hasher.finalize().as_bytes()
+        hasher.finish()
     };
     if slots == EXTENT_SLOTS { *WHOLE.get_or_init(hash) } else { hash() }
 }

@@ -6,6 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use godwit_wire::image::extent::extent_hash;
 use godwit_wire::image::manifest::{FileDigest, Manifest, PagesDigest};
 use godwit_wire::image::{self, Checked, ImageError, ImageKind, ImageReader};
 use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PE_LAZY, PageOwner, PagesPlan};
@@ -378,7 +379,7 @@ impl Inspection {
             if let Err(e) = file.read_at(part, offset) {
                 return self.fault(name, e);
             }
-            if blake3::hash(part).as_bytes() != hash {
+            if extent_hash(part) != *hash {
                 return self.fault(name, format!("extent {index} is not the one that the manifest names"));
             }
         }

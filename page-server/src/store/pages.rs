@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use godwit_wire::error::Malformed;
+use godwit_wire::image::extent::ExtentHash;
 use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PageOwner, PagesPlan};
 
 use super::assembly::Open;
@@ -57,7 +58,7 @@ pub(super) struct Extent {
     pub(super) soiled: bool,
     /// The file holds the filled slots that are not in memory, and not only zeros.
     pub(super) spilled: bool,
-    pub(super) hash: Option<[u8; 32]>,
+    pub(super) hash: Option<ExtentHash>,
 }
 
 /// Why slots could not be filled.
@@ -121,8 +122,8 @@ impl PagesFile {
         runs_of((0..self.slots).filter(|slot| !state.is_claimed(*slot)), count_max)
     }
 
-    /// BLAKE3 of every extent, or `None` while one is not filled.
-    pub(crate) fn extent_hashes(&self) -> Option<Vec<[u8; 32]>> {
+    /// The hash of every extent, or `None` while one is not filled.
+    pub(crate) fn extent_hashes(&self) -> Option<Vec<ExtentHash>> {
         self.state().extents.iter().map(|extent| extent.hash).collect()
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use godwit_wire::control::{Envelope, Hello, OpenSession, ToClient};
 use godwit_wire::frame::{Codec, FrameHeader, Join, Kind, Secret, SessionId};
+use godwit_wire::image::extent::extent_hash;
 use godwit_wire::image::manifest::{FileDigest, Manifest, PagesDigest};
 use godwit_wire::image::{ImageKind, pagemap};
 use godwit_wire::plan::{PAGE_SIZE, PE_PRESENT, PageOwner, PageRun, PagesPlan, RoundKind, RoundPlan};
@@ -180,7 +181,7 @@ impl Client {
                 self.frame(accepted.epoch, list.pages_id, *at as u64 / PAGE_SIZE, part(*at));
                 frames += 1;
             }
-            let extents = extents.iter().map(|at| *blake3::hash(&part(*at)).as_bytes()).collect();
+            let extents = extents.iter().map(|at| extent_hash(&part(*at))).collect();
             pages.push(PagesDigest {
                 pages_id: list.pages_id,
                 nr_pages: bytes.len() as u64 / PAGE_SIZE,
@@ -264,11 +265,7 @@ impl Client {
             dumped_at_us: 1,
             tool_version: "test".into(),
             files,
-            pages: vec![PagesDigest {
-                pages_id: 1,
-                nr_pages: 256,
-                extents: vec![*blake3::hash(&pages).as_bytes()],
-            }],
+            pages: vec![PagesDigest { pages_id: 1, nr_pages: 256, extents: vec![extent_hash(&pages)] }],
         };
         let manifest = manifest.encode().unwrap();
         SealRequest { round: number, epoch: accepted.epoch, frames: 1, manifest }

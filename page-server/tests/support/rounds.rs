@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use godwit_page_server::store::disk::{Disk, read_all};
 use godwit_page_server::store::sink::{Content, Fill, Sealed, Sink, SinkError};
+use godwit_wire::image::extent::ExtentHasher;
 use godwit_wire::image::manifest::{FileDigest, Manifest, PagesDigest};
 use godwit_wire::image::{ImageKind, pagemap};
 use godwit_wire::plan::{
@@ -117,11 +118,11 @@ fn manifest_of(plan: &RoundPlan, slots: &BTreeMap<u32, Vec<u64>>, images: &[(Str
     let pages = slots.iter().map(|(pages_id, numbers)| {
         let extents = numbers.chunks(EXTENT_SLOTS as usize);
         let hash = |extent: &[u64]| {
-            let mut hasher = blake3::Hasher::new();
+            let mut hasher = ExtentHasher::default();
             for number in extent {
                 hasher.update(&page(*number));
             }
-            *hasher.finalize().as_bytes()
+            hasher.finish()
         };
         let nr_pages = numbers.len() as u64;
         PagesDigest { pages_id: *pages_id, nr_pages, extents: extents.map(hash).collect() }

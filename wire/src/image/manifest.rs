@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::check::schema;
+use super::extent::{EXTENT_HASH_LEN, ExtentHash};
 use super::file::{ImageError, ImageFault, ImageReader, ImageWriter};
 use super::magic::ImageKind;
 use crate::plan::{OWNERS_MAX, RoundKind, SLOTS_MAX, extent_count};
@@ -91,8 +92,8 @@ pub struct PagesDigest {
     pub pages_id: u32,
     /// Length in pages.
     pub nr_pages: u64,
-    /// BLAKE3-256 of each extent's final contents, zero pages included; the last extent may be shorter.
-    pub extents: Vec<Hash>,
+    /// XXH3-128 of each extent's final contents, zero pages included; the last extent may be shorter.
+    pub extents: Vec<ExtentHash>,
 }
 
 /// Whether `name` may name a file in an image directory: 1 to 255 bytes of `A-Z a-z 0-9 . _ -`, not starting with
@@ -269,7 +270,7 @@ impl Parts {
 
     fn take_extents(&mut self, record: ExtentsRecord) -> Result<(), ManifestFault> {
         let ExtentsRecord { pages_id, nr_pages, hashes } = record;
-        let (hashes, rest) = hashes.as_chunks::<32>();
+        let (hashes, rest) = hashes.as_chunks::<EXTENT_HASH_LEN>();
         if !rest.is_empty() {
             return Err(ManifestFault::Value { what: "length of a hash" });
         }
@@ -421,7 +422,7 @@ struct ExtentsRecord {
     pages_id: u32,
     #[prost(uint64, required, tag = "2")]
     nr_pages: u64,
-    #[prost(bytes = "vec", required, tag = "3")]
+    #[prost(bytes = "vec", required, tag = "4")]
     hashes: Vec<u8>,
 }
 
@@ -453,5 +454,5 @@ schema!(
     []
 );
 schema!(FileRecord, "manifest_file", [(1, "name"), (2, "size"), (3, "blake3")], []);
-schema!(ExtentsRecord, "manifest_extents", [(1, "pages_id"), (2, "nr_pages"), (3, "hashes")], []);
+schema!(ExtentsRecord, "manifest_extents", [(1, "pages_id"), (2, "nr_pages"), (4, "hashes")], []);
 schema!(EndRecord, "manifest_end", [(1, "blake3")], []);
