@@ -428,7 +428,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         match self.inbox().machine.phase() {
-            Phase::Closed => self.connection.close(Code::Done, ""),
+            Phase::Closed => self.connection.part(),
             // The server shall not wait for what never comes.
             _ => self.connection.hang_up(Code::Done, ""),
         }

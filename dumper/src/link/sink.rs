@@ -61,6 +61,13 @@ pub struct LinkCounters {
     pub rtt: Duration,
 }
 
+impl Drop for RemoteSink {
+    fn drop(&mut self) {
+        // That of the link says how the session ended; these have nothing to add.
+        self.further.iter().for_each(Connection::part);
+    }
+}
+
 impl RemoteSink {
     pub(super) fn open(link: Link, name: String, opened: SessionOpened) -> Result<Self, LinkError> {
         let inner = &link.inner;

@@ -1,6 +1,7 @@
 //! Endpoints: a runtime thread with one socket each; listening and connecting.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -33,6 +34,8 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(1);
 /// How long a link that hangs up may still send what was written before, and how often it is looked at.
 const SETTLE_LIMIT: Duration = Duration::from_millis(400);
 const SETTLE_LOOK: Duration = Duration::from_millis(30);
+/// How often [`Connection::part`] looks whether the word is out: a fraction of what starting a thread takes.
+const PART_LOOK: Duration = Duration::from_micros(100);
 
 /// What the socket can do; small buffers and missing offload are said to the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -325,6 +328,23 @@ impl Connection {
         self.inner.close(VarInt::from_u32(code.number()), text.as_bytes());
     }
 
+    /// Closes it where both sides have said all there is to say: waits only until the word is out. Where it is lost, the
+    /// peer waits for its idle timeout, and nothing else comes of it.
+    pub fn part(&self) {
+        if self.is_closed() {
+            return;
+        }
+        let sent = || self.inner.stats().udp_tx.datagrams;
+        let before = sent();
+        self.close(Code::Done, "");
+        let deadline = Instant::now() + CLOSE_LIMIT;
+        // A closed connection sends nothing else. It is counted as it is written, under the lock under which it is sent.
+        while sent() == before && Instant::now() < deadline {
+            std::thread::sleep(PART_LOOK);
+        }
+        self.core.is_parted.store(true, Ordering::Relaxed);
+    }
+
     /// Closes it, and waits until the peer had a fair chance to hear of it: a program that ends at once takes the word
     /// with it. What was written before is let out first, for a short while: quinn holds the word back where the
     /// congestion window is full of it, and then never says it.
@@ -451,6 +471,8 @@ struct Core {
     tuning: Tuning,
     side: Side,
     thread: Mutex<Option<(oneshot::Sender<()>, JoinHandle<()>)>>,
+    /// The peers know that all is said, so that nobody waits for them at the end.
+    is_parted: AtomicBool,
 }
 
 impl Core {
@@ -498,6 +520,7 @@ impl Core {
             tuning,
             side,
             thread,
+            is_parted: AtomicBool::new(false),
         })
     }
 
@@ -521,7 +544,7 @@ impl Core {
 
 impl Drop for Core {
     fn drop(&mut self) {
-        if self.endpoint.open_connections() > 0 {
+        if self.endpoint.open_connections() > 0 && !*self.is_parted.get_mut() {
             self.close(Code::Done, "");
         }
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
