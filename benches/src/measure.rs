@@ -56,6 +56,28 @@ pub fn meter(result: &Path, program: &[String]) -> io::Result<ExitCode> {
     Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)))
 }
 
+/// Memory that [`back_memory`] touches for a byte that a run writes: a pass of free page reporting takes a sixteenth of
+/// what is free, and may come at any time.
+const BACKED_TIMES: u64 = 4;
+/// As much it touches at most, and so long, once a run's own need is met.
+const BACKED_MAX: u64 = 4 << 30;
+const BACKING_LIMIT: Duration = Duration::from_secs(6);
+/// Length of a piece of it in bytes.
+const BACKED_PIECE: usize = 128 << 20;
+
+/// Touches more memory than a run will write, and gives it back: what a hypervisor took from this machine while it was
+/// free (balloon, free page reporting) it brings back page by page at first use, ten times slower than usual. Which run
+/// would pay for that is chance. `run_bytes` is the memory of the process that is moved.
+pub fn back_memory(run_bytes: u64) {
+    let (least, most) = (run_bytes + run_bytes / 4, (run_bytes * BACKED_TIMES).min(BACKED_MAX));
+    let (begun, mut touched) = (Instant::now(), 0);
+    let mut pieces = Vec::new();
+    while touched < least || (touched < most && begun.elapsed() < BACKING_LIMIT) {
+        pieces.push(std::hint::black_box(vec![1_u8; BACKED_PIECE]));
+        touched += BACKED_PIECE as u64;
+    }
+}
+
 fn named(program: &str, error: &io::Error) -> io::Error {
     io::Error::other(format!("cannot run {program}: {error}"))
 }

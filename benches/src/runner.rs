@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use crate::interrupt;
 use crate::link::{ADDRESSES, Link};
-use crate::measure::Running;
+use crate::measure::{self, Running};
 use crate::peer::{Peer, Programs, Sample, Stage};
 use crate::scenario::Scenario;
 
@@ -117,6 +117,7 @@ impl Runner {
             nix::unistd::sync();
         }
         let stage = Stage { programs: &self.programs, link, keys: &self.keys, dir: dir.path(), check };
+        measure::back_memory(victim.memory_bytes());
         peer.run(&stage, &victim).map_err(|error| io::Error::other(format!("{}: {error}", peer.name())))
     }
 }

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use std::fs;
-use std::io;
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -102,7 +102,9 @@ fn run(args: &Args) -> io::Result<ExitCode> {
             .chain(limits.iter().map(|limit| limit.name.clone()))
             .chain(tracking.iter().map(|tracking| tracking.name.clone()))
             .chain(guest.iter().map(|name| format!("{GUEST}{name}")))
-            .for_each(|name| println!("{name}"));
+            // A reader that has seen enough is no failure.
+            .try_for_each(|name| writeln!(io::stdout(), "{name}"))
+            .or_else(|error| if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) })?;
         return Ok(ExitCode::SUCCESS);
     }
     if scenarios.is_empty() && limits.is_empty() && tracking.is_empty() && guest.is_empty() {

@@ -58,6 +58,7 @@ pub fn catalog(settings: &Settings) -> Vec<Limit<'_>> {
         });
     }
     all.add("BLAKE3, 1 MiB", codec::blake3_blocks);
+    all.add("XXH3-128, 1 MiB", codec::xxh3_blocks);
     all.add("CRC-32, 1 MiB", codec::crc32_blocks);
     Content::value_variants().iter().for_each(|content| all.packing(*content));
     for (name, dir) in &settings.dirs {

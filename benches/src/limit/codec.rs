@@ -2,6 +2,7 @@
 
 use std::io;
 
+use godwit_wire::image::extent::extent_hash;
 use rustls::Side;
 use rustls::crypto::aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256;
 use rustls::quic::{Keys, Version};
@@ -79,6 +80,16 @@ fn keys(side: Side) -> io::Result<Keys> {
 pub fn blake3_blocks(bytes: u64) -> io::Result<Measured> {
     each_block(bytes, |block| {
         std::hint::black_box(blake3::hash(block));
+    })
+}
+
+/// XXH3-128 of blocks of 1 MiB.
+///
+/// # Errors
+/// When the CPU time cannot be told.
+pub fn xxh3_blocks(bytes: u64) -> io::Result<Measured> {
+    each_block(bytes, |block| {
+        std::hint::black_box(extent_hash(block));
     })
 }
 

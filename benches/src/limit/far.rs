@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::measured::{Clock, Measured};
 use super::{memory, quic, tcp, udp};
+use crate::measure;
 
 /// The hidden first argument.
 pub(super) const ARGUMENT: &str = "limit-far-side";
@@ -107,6 +108,9 @@ pub(super) struct Receiver {
 
 impl Receiver {
     pub fn start(job: &Job) -> io::Result<Receiver> {
+        if job.file.is_some() {
+            measure::back_memory(job.bytes);
+        }
         let mut command = Command::new(std::env::current_exe()?);
         command.args([ARGUMENT, "receive", &serde_json::to_string(job)?]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;

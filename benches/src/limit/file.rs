@@ -11,6 +11,7 @@ use nix::fcntl::{FallocateFlags, fallocate};
 
 use super::measured::{Clock, Measured};
 use super::source;
+use crate::measure;
 
 /// Length of one write in bytes.
 const BLOCK: usize = 1 << 20;
@@ -22,6 +23,7 @@ const BLOCKS: usize = 8;
 /// # Errors
 /// When the file cannot be made or written.
 pub fn write(bytes: u64, dir: &Path, reserves: bool) -> io::Result<Measured> {
+    measure::back_memory(bytes);
     let file = tempfile::tempfile_in(dir)?;
     if reserves {
         reserve(&file, bytes)?;
@@ -44,7 +46,7 @@ fn reserve(file: &File, bytes: u64) -> io::Result<()> {
     }
 }
 
-/// A thread that writes blocks of 1 MiB to a file whose space is reserved, or drops them.
+/// A thread that writes blocks of 1 MiB to a new file, or drops them.
 pub(super) struct Writer {
     full: Option<SyncSender<Vec<u8>>>,
     empty: Receiver<Vec<u8>>,
@@ -54,9 +56,8 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub fn start(path: &Path, bytes: u64) -> io::Result<Writer> {
+    pub fn start(path: &Path) -> io::Result<Writer> {
         let file = File::create(path)?;
-        reserve(&file, bytes)?;
         let (full, blocks) = sync_channel::<Vec<u8>>(BLOCKS);
         let (used, empty) = sync_channel(BLOCKS);
         for _ in 1..BLOCKS {
@@ -119,7 +120,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         let bytes: Vec<u8> = (0..(20 << 20) + 123).map(|at: usize| (at / 13) as u8).collect();
-        let mut writer = Writer::start(&path, 1).unwrap();
+        let mut writer = Writer::start(&path).unwrap();
         bytes.chunks(77_777).for_each(|part| writer.take(part));
         assert_eq!(writer.finish().unwrap(), bytes.len() as u64);
         assert!(std::fs::read(&path).unwrap() == bytes);
