@@ -84,7 +84,7 @@ fn small_manifest() -> Manifest {
         dumped_at_us: 1,
         tool_version: "0.1.0".to_owned(),
         files: vec![FileDigest::of("core-17.img", b"core")],
-        pages: vec![PagesDigest { pages_id: 1, nr_pages: 257, extents: vec![[1; 16], [2; 32]] }],
+        pages: vec![PagesDigest { pages_id: 1, nr_pages: 257, extents: vec![[1; 16], [2; 16]] }],
     }
 }
 

@@ -158,14 +158,20 @@ pub(super) struct Made {
 }
 
 impl Payloads {
-    pub(super) fn new(features: u64, options: &LinkOptions) -> Self {
+    pub(super) fn new(features: u64, options: &LinkOptions, is_local: bool) -> Self {
         let has = |bit: u64| features & bit != 0;
         let senders = options.senders.max(1);
         Payloads {
             features,
             delta: options.delta,
             begun: Instant::now(),
-            balance: Mutex::new(Balance::new(options.compress, has(FEATURE_LZ4), has(FEATURE_ZSTD), senders)),
+            balance: Mutex::new(Balance::new(
+                options.compress,
+                has(FEATURE_LZ4),
+                has(FEATURE_ZSTD),
+                senders,
+                is_local,
+            )),
             packing: PackingTime::default(),
             packers: Mutex::default(),
             pool: Pool::new(BUFFERS),
@@ -330,7 +336,7 @@ mod tests {
     fn forms_are_counted_apart_and_unpack_to_what_they_were() {
         let options =
             LinkOptions { compress: super::super::Compress::Always(Method::Lz4), ..LinkOptions::default() };
-        let payloads = Payloads::new(godwit_wire::version::FEATURES, &options);
+        let payloads = Payloads::new(godwit_wire::version::FEATURES, &options, false);
         let text = Bytes::from(b"godwit! ".repeat(4096));
         let difference = Bytes::from(vec![0; 4096]);
         let contents = [

@@ -89,7 +89,7 @@ impl RemoteSink {
         }
         let features = link.server().features;
         Ok(RemoteSink {
-            payloads: Payloads::new(features, &inner.options),
+            payloads: Payloads::new(features, &inner.options, inner.connection.is_local()),
             link,
             name,
             opened,

@@ -364,6 +364,11 @@ impl Connection {
         self.core.close(code, text);
     }
 
+    /// Whether its packets stay within the host.
+    pub fn is_local(&self) -> bool {
+        self.core.tuning.sizes(self.peer()).is_local()
+    }
+
     /// Whether the connection is over.
     pub fn is_closed(&self) -> bool {
         self.inner.close_reason().is_some()
