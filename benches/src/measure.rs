@@ -69,7 +69,8 @@ const BACKED_PIECE: usize = 128 << 20;
 /// free (balloon, free page reporting) it brings back page by page at first use, ten times slower than usual. Which run
 /// would pay for that is chance. `run_bytes` is the memory of the process that is moved.
 pub fn back_memory(run_bytes: u64) {
-    let (least, most) = (run_bytes + run_bytes / 4, (run_bytes * BACKED_TIMES).min(BACKED_MAX));
+    let least = (run_bytes + run_bytes / 4).min(BACKED_MAX);
+    let most = (run_bytes * BACKED_TIMES).min(BACKED_MAX);
     let (begun, mut touched) = (Instant::now(), 0);
     let mut pieces = Vec::new();
     while touched < least || (touched < most && begun.elapsed() < BACKING_LIMIT) {
