@@ -48,7 +48,7 @@ pub(super) fn receive(job: &Job) -> io::Result<(u64, Clock, Connection)> {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let listener =
         Listener::bind(any, &Identity::server(job.keys()?), &Tuning::default()).map_err(io::Error::other)?;
-    let writer = job.file.as_deref().map(|path| Writer::start(path)).transpose()?;
+    let writer = job.file.as_deref().map(Writer::start).transpose()?;
     far::listening(listener.local_addr().map_err(io::Error::other)?)?;
     let connection = listener.accept().ok_or_else(|| io::Error::other("nobody connected"))?;
     let (inner, runtime) = connection.raw();

@@ -55,7 +55,7 @@ fn send_over(mut stream: impl Read + Write, bytes: u64, receiver: &mut Receiver)
 /// The receiving process.
 pub(super) fn receive(job: &Job) -> io::Result<(u64, Clock)> {
     let listener = TcpListener::bind("127.0.0.1:0")?;
-    let writer = job.file.as_deref().map(|path| Writer::start(path)).transpose()?;
+    let writer = job.file.as_deref().map(Writer::start).transpose()?;
     far::listening(listener.local_addr()?)?;
     let (stream, _) = listener.accept()?;
     if job.way == Way::Tcp {
