@@ -199,13 +199,22 @@ impl Balance {
     /// A way that is known to move more, or that nobody knows and that lies where more is to be had.
     fn better(&self, moved: f64, waits_for_link: bool) -> Option<usize> {
         let gain = |way: usize| if way > self.way { HARDER_GAIN } else { LIGHTER_GAIN };
-        let known =
-            |way: usize| self.moved[way].filter(|(_, ago)| *ago < FORGET_BYTES).map(|(moved, _)| moved);
+        let known = |way: usize| {
+            self.moved
+                .get(way)
+                .copied()
+                .flatten()
+                .filter(|(_, ago)| *ago < FORGET_BYTES)
+                .map(|(moved, _)| moved)
+        };
         let others = || (0..=self.hardest).filter(|way| *way != self.way);
         let best =
             others().filter_map(|way| Some((way, known(way)?))).max_by(|one, two| one.1.total_cmp(&two.1));
         let next = if waits_for_link { Some(self.way + 1) } else { self.way.checked_sub(1) };
-        let unknown = next.filter(|next| *next <= self.hardest && known(*next).is_none());
+        // Where the last step to a lighter way gained nothing, something else is what everyone waits for.
+        let is_hopeless =
+            !waits_for_link && known(self.way + 1).is_some_and(|harder| moved < harder * HARDER_GAIN);
+        let unknown = next.filter(|next| *next <= self.hardest && !is_hopeless && known(*next).is_none());
         let known_better = |gain: &dyn Fn(usize) -> f64| {
             best.filter(|(way, other)| *other > moved * gain(*way)).map(|(way, _)| way)
         };
