@@ -99,8 +99,6 @@ pub(super) struct Balance {
     hardest: usize,
     senders: f64,
     way: usize,
-    /// The first window is over: in it the link only got going, and what it moved says too little.
-    is_under_way: bool,
     window: Window,
     /// Bytes handed over and not yet on the wire, about.
     queue: f64,
@@ -126,7 +124,6 @@ impl Balance {
                 (false, true) => FAST,
                 (false, false) => LZ4,
             },
-            is_under_way: false,
             window: Window::default(),
             queue: 0.0,
             moved: [None; WAYS],
@@ -168,9 +165,6 @@ impl Balance {
     pub(super) fn turn(&mut self, now: Duration, sent_bytes: u64, is_starved: bool) {
         let fresh = Window { begun: now, sent_bytes, ..Window::default() };
         let window = std::mem::replace(&mut self.window, fresh);
-        if !std::mem::replace(&mut self.is_under_way, true) {
-            return;
-        }
         let took = now.saturating_sub(window.begun).as_secs_f64().max(1e-6);
         let (pages, payload) = (window.pages_bytes.max(1) as f64, window.payload_bytes as f64);
         let drained = sent_bytes.saturating_sub(window.sent_bytes) as f64;
