@@ -66,7 +66,7 @@ const BACKING_LIMIT: Duration = Duration::from_secs(6);
 const BACKED_PIECE: usize = 128 << 20;
 
 /// Touches more memory than a run will write, and gives it back: what a hypervisor took from this machine while it was
-/// free (balloon, free page reporting) it brings back page by page at first use, ten times slower than usual. Which run
+/// free (balloon, free page reporting) it brings back page by page at first use, five times slower than usual. Which run
 /// would pay for that is chance. `run_bytes` is the memory of the process that is moved.
 pub fn back_memory(run_bytes: u64) {
     let least = (run_bytes + run_bytes / 4).min(BACKED_MAX);

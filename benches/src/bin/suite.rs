@@ -22,7 +22,7 @@ use godwit_benches::{interrupt, limit, link, measure, targets, tracking, virtual
 
 /// Measures godwit and CRIU in turn, on the same memory, over the same links.
 ///
-/// The whole suite takes twenty to thirty minutes (an estimate) on a quiet machine with two cores and needs 14 GiB of
+/// The whole suite takes thirty to forty minutes (an estimate) on a quiet machine with two cores and needs 14 GiB of
 /// memory; --quick takes about one minute and 1 GiB. It needs root, iproute2 and CRIU 4.1 or newer. Nothing else should
 /// run meanwhile.
 #[derive(Parser)]

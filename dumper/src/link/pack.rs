@@ -4,8 +4,8 @@
 //! waits for, a harder way is tried; while it waits for the packing, or packing itself waits for a processor (which
 //! the link's own threads then do too, and the other side's where that is the same machine), a lighter one. What each way moved in its last
 //! window, in bytes of pages per second, is remembered for a while, so that a way which was tried and moved less is not
-//! tried over and over. A link that leaves the host begins with zstd of level 1, which heaps of programs are packed by to two
-//! thirds of what lz4 leaves, since a slow link would take long to show what a wrong first guess costs; one within the
+//! tried over and over. A link that leaves the host begins with zstd of level 1, which heaps of programs are packed by to three
+//! quarters of what lz4 leaves, since a slow link would take long to show what a wrong first guess costs; one within the
 //! host begins with pages as they are.
 
 use std::time::Duration;
@@ -49,8 +49,8 @@ impl std::str::FromStr for Compress {
 /// Level of zstd where one is asked for without a level: zstd's own default.
 const ZSTD_DEFAULT: i32 = 3;
 /// Levels of zstd that are taken by themselves. Heaps of CPython, sqlite and redis are packed to 0.23, 0.36 and 0.36 by
-/// level 1, to 0.22, 0.32 and 0.34 by level 3 in 1.3 times its time; to 0.24, 0.38 and 0.40 by level -1, which is no faster
-/// on them, and to 0.35, 0.47 and 0.49 by lz4 in 0.8 of its time.
+/// level 1, to 0.22, 0.32 and 0.34 by level 3 in 1.3 times its time; to 0.24, 0.38 and 0.40 by level -1, which is hardly
+/// faster on them, and to 0.35, 0.47 and 0.49 by lz4 in 0.8 of its time.
 const ZSTD_FAST: i32 = 1;
 const ZSTD_HARD: i32 = ZSTD_DEFAULT;
 /// A window: so many bytes of pages, and at least so long.

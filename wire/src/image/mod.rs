@@ -1,8 +1,8 @@
 //! CRIU's image files: framing, records, and the checks that make foreign bytes safe to read.
 //!
 //! In reading order: [`magic`] (kinds of files), [`mod@file`] (records in a file), [`check`] (required fields),
-//! [`pagemap`] (page lists), [`manifest`] and [`extent`] (what a sealed directory must hold); then one file of records for each
-//! proto file of CRIU's, with its names. proto2 rules hold: required fields are always written, repeated
+//! [`pagemap`] (page lists), [`manifest`] and [`extent`] (what a sealed directory must hold); then one file of
+//! records for each proto file of CRIU's, with its names. proto2 rules hold: required fields are always written, repeated
 //! scalars are not packed, fields come in the order of their numbers. Strings that the kernel gives as bytes
 //! (paths, names, labels) are byte lists here: a path need not be UTF-8.
 
