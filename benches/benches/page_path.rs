@@ -8,7 +8,7 @@ use divan::Bencher;
 use divan::counter::BytesCount;
 use godwit_benches::workload::{Content, fill};
 use godwit_dumper::pool::Pool;
-use godwit_dumper::predump::pages::{GOES_ON, PageSource};
+use godwit_dumper::predump::pages::{GOES_ON, NONE_HOT, Owners, PageSource};
 use godwit_page_server::store::sink::{Fill, Sealed, Sink, SinkError};
 use godwit_page_server::store::{LocalDir, LocalOptions};
 use godwit_wire::image::manifest::Manifest;
@@ -78,13 +78,13 @@ impl Memory {
 
     fn send(&self, pool: &Pool, readers: usize, sink: &dyn Sink) {
         let source = PageSource {
-            pid: Pid::this(),
+            owners: Owners::One(Pid::this()),
             live: true,
             readers,
             segments: &[],
             hashed_slots: 0,
             pool,
-            hot: None,
+            hot: &NONE_HOT,
             stop: &GOES_ON,
         };
         let sent = source.send_all(&self.plan, sink).expect("pages of this process");

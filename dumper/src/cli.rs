@@ -65,7 +65,7 @@ pub enum Command {
 /// Which process, and how it is read.
 #[derive(Debug, Args)]
 pub struct Source {
-    /// Process to dump: the leader of a session of its own.
+    /// Root of the tree to dump: the leader of a session of its own.
     #[arg(long, short = 't', value_parser = parse_pid)]
     pub pid: Pid,
     /// Dirty tracker; `auto` takes the first that passes its self-test.
@@ -74,6 +74,9 @@ pub struct Source {
     /// Refuse what a restore would drop in silence.
     #[arg(long)]
     pub strict: bool,
+    /// Allow a root whose session, and process group, lie outside of the tree: it is restored into those of `criu`.
+    #[arg(long, short = 'j')]
+    pub shell_job: bool,
     /// Time the freeze may take until everything is collected, e.g. 10s.
     #[arg(long, value_parser = parse_duration, default_value = "10s")]
     pub timeout: Duration,
@@ -356,6 +359,7 @@ impl Source {
             tracker: self.tracker,
             limits,
             strict: self.strict,
+            shell_job: self.shell_job,
             no_kill_first: false,
             freeze_timeout: self.timeout,
             action_scripts: self.action_scripts.clone(),

@@ -1,13 +1,14 @@
 //! THE dump, top to bottom: one function a phase, one line a step.
 //!
 //! The steps and their order are CRIU's (see [`Step`]). Phases hand values to each other, so the wrong order
-//! does not compile: what is frozen is a [`Frozen`], and dropping it lets the process run on exactly as it was.
-//! Until the hand-over nothing here can harm the process; a failure anywhere is an error and a running process.
+//! does not compile: what is frozen is a [`FrozenTree`], and dropping it lets all processes run on exactly as they were.
+//! Until the hand-over nothing here can harm them; a failure anywhere is an error and a running tree.
 //!
 //! Where the order differs from CRIU's: what can be refused is refused before the freeze, and looked at again
-//! under it; all remote calls of step 21 come before its mappings and pages, since they borrow memory of the task;
-//! pages go out on reader threads while everything else is collected.
+//! under it; all remote calls of step 21, in all processes, come before mappings and pages, since they borrow memory of
+//! the tasks; pages go out on reader threads while everything else is collected.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,22 +22,23 @@ use godwit_wire::image::{ImageKind, ImageWriter};
 use nix::fcntl::Flock;
 use nix::unistd::Pid;
 
-use crate::collect::file_locks::{self, FileLocks};
+use crate::collect::file_locks::FileLocks;
 use crate::collect::images::{ImageSet, Origin};
 use crate::collect::seccomp::Seccomp;
-use crate::collect::{ids, namespaces, sharing};
+use crate::collect::tree::{self, Place, Task, Zombie};
+use crate::collect::{ids, namespaces, sessions, sharing};
 use crate::error::DumpError;
 use crate::finish::{self, clocks};
-use crate::freeze::seize::{self, Frozen};
+use crate::freeze::seize::Frozen;
+use crate::freeze::tree::{self as freeze_tree, FrozenTree};
 use crate::handover::{self, HandedOver};
 use crate::interrupt;
 use crate::options::{CriuVersion, Options};
 use crate::pool::Pool;
 use crate::predump::hot;
-use crate::predump::pages::{self, PageSource, PagesError, SentPages, StopOthers};
-use crate::predump::rounds::{self, Listed, PAGES_ID, Rounds, RoundsOf};
-use crate::predump::segments::{self, Comparing};
-use crate::predump::tracker;
+use crate::predump::pages::{self, Owners, PageSource, PagesError, Sent, StopOthers};
+use crate::predump::rounds::{self, Listed, Rounds, RoundsOf};
+use crate::predump::segments::Comparing;
 use crate::predump::whole;
 use crate::prepare::alarm::Alarm;
 use crate::prepare::cpu::XsaveLayout;
@@ -44,9 +46,9 @@ use crate::prepare::inventory::Inventory;
 use crate::prepare::link::Target;
 use crate::prepare::root::Root;
 use crate::prepare::scripts::{self, Hook};
-use crate::prepare::{kerndat, leftovers, limits, losses, survey};
+use crate::prepare::{kerndat, leftovers, limits, survey};
 use crate::procfs::maps::{self, Vma};
-use crate::procfs::{ProcfsError, stat, status, timers};
+use crate::procfs::{self, ProcfsError, stat, status, timers};
 use crate::refusal::{Findings, Loss};
 use crate::report::{DumpStats, Outcome, Report, RoundReport, SharedPages};
 use crate::step::{Step, Steps};
@@ -55,15 +57,15 @@ use crate::task::aio::{self, Rings};
 use crate::task::asked::{self, TaskSays, ThreadSays};
 use crate::task::files::{self, Descriptor, FileTable};
 use crate::task::interrupted::Interrupted;
-use crate::task::shmem::{self, Segment};
+use crate::task::shmem::{self, Holder, Segment};
 use crate::task::threads::{self, Thread};
 use crate::task::vmas::Guards;
 use crate::task::{self, mm, settings, signals, vmas};
 
-/// Dumps the process: rounds while it runs if asked for, one freeze, everything else, the hand-over.
+/// Dumps the tree: rounds while it runs if asked for, one freeze, everything else, the hand-over.
 ///
 /// # Errors
-/// See [`DumpError`]. The process runs on as before unless the error is about the hand-over itself.
+/// See [`DumpError`]. All processes run on as before unless the error is about the hand-over itself.
 pub fn dump(options: &Options) -> Result<Report, DumpError> {
     let begun = Instant::now();
     let mut steps = Steps::default();
@@ -79,7 +81,7 @@ fn copy(options: &Options, host: &Host, steps: &mut Steps) -> Result<(Rounds, Se
     let mut rounds = predump(options, host)?; //                                 while it runs: list, send, seal
     let frozen = freeze(options, host, steps)?; //                               14-15: drop = it runs on
     let collected = collect(options, host, &frozen, steps)?; //                  15b-20b
-    let dumped = dump_task(options, host, &frozen, collected, &mut rounds, steps)?; // 21
+    let dumped = dump_tasks(options, host, &frozen, collected, &mut rounds, steps)?; // 21
     let sealed = finish(options, host, &frozen, dumped, steps)?; //              22-33
     let ended = hand_over(options, host, frozen, &sealed)?; //                   kill, run on or stop
     Ok((rounds, sealed, ended))
@@ -107,6 +109,8 @@ struct Host {
     target: Target,
     origin: Origin,
     cgroup: String,
+    /// All processes of the machine that are not of the tree, as they were before the freeze.
+    others: BTreeSet<Pid>,
     /// The CRIU that will restore, if it is known.
     criu: Option<CriuVersion>,
     /// What a restore drops, as it was seen before the freeze.
@@ -121,34 +125,33 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     let root = steps.run(Step::RootItem, || Root::open(options.pid, options.ghost_limit))?;
     let claim = leftovers::claim(root.pid)?;
     leftovers::thaw(&root, &options.state_dir)?;
-    leftovers::sweep(root.pid)?;
+    leftovers::sweep_tree(root.pid)?;
     steps.run(Step::PreDumpScripts, || scripts::run(&options.action_scripts, Hook::PreDump, options.pid))?;
     let stats = steps.run(Step::InitStats, || Ok(DumpStats::default()))?;
     let plugins = steps.run(Step::Plugins, || Ok(PluginsEntry::default()))?;
     steps.run(Step::Kerndat, kerndat::probe)?;
     let mut findings = Findings::default();
-    let seen = survey::look(&root, &mut findings)?;
-    steps.run(Step::IrmapCache, || survey::descriptors(&root, &seen.descriptors, &mut findings))?;
+    let seen = survey::look_patiently(&root, options.shell_job, &mut findings)?;
+    steps.run(Step::IrmapCache, || survey::descriptors(&root, &seen, &mut findings))?;
     let layout = steps.run(Step::CpuInit, XsaveLayout::probe)?;
-    steps.run(Step::VdsoInit, || survey::mappings(&root, &seen.vmas, &mut findings))?;
+    steps.run(Step::VdsoInit, || survey::mappings_of(&root, &seen, &mut findings))?;
     steps.run(Step::CgroupProps, || survey::one_cgroup(&root, &mut findings))?;
     let cgroup = steps.run(Step::CgroupInfo, || root.cgroup())?;
-    survey::memory(root.pid, &seen.vmas, &mut findings)?;
-    losses::of_placement(root.pid, &mut findings);
+    survey::memory_of(&seen, &mut findings)?;
     let mut losses = survey::verdict(findings, options.strict)?;
     let inventory = steps.run(Step::PrepareInventory, || Inventory::prepare(plugins))?;
     steps.run(Step::CpuInfo, || layout.warn_of_unknown())?;
     let target = steps.run(Step::Connect, || Target::open(options, &root))?;
     let criu = options.criu_version.or_else(|| target.criu_version());
     let mut findings = Findings::default();
-    seen.guards.losses(root.pid, criu, &mut findings);
+    seen.tasks.iter().for_each(|seen| seen.guards.losses(seen.task.pid, criu, &mut findings));
     losses.extend(survey::verdict(findings, options.strict)?);
-    if options.no_kill_first && target.is_same_machine() && file_locks::any(&seen.descriptors) {
+    if options.no_kill_first && target.is_same_machine() && seen.has_locks() {
         return Err(handover::refuse_kill_first(root.pid));
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
-    let pool = Pool::default();
-    Ok(Host { _claim: claim, root, layout, inventory, target, origin, cgroup, criu, losses, stats, pool })
+    let (pool, others) = (Pool::default(), seen.others);
+    Ok(Host { _claim: claim, root, layout, inventory, target, origin, cgroup, others, criu, losses, stats, pool })
 }
 
 fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
@@ -165,50 +168,83 @@ fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
         return Ok(of.none());
     }
     filters_first(options, host)?;
-    of.run(tracker::attach(options.tracker, host.root.pid, options.readers)?)
+    of.run()
 }
 
 /// Seccomp filters are told of stopped threads only. What stands against a dump is found in a short stop before the
-/// rounds, in which nothing is asked of the process, rather than after them.
+/// rounds, in which nothing is asked of the processes, rather than after them.
 fn filters_first(options: &Options, host: &Host) -> Result<(), DumpError> {
-    let pid = host.root.pid;
-    if !survey::has_filters(pid)? {
+    let tree = tree::Tree::walk(host.root.pid)?;
+    if !tree.tasks.iter().any(|task| survey::has_filters(task.pid).unwrap_or(false)) {
         return Ok(());
     }
-    let frozen = seize::seize_within(pid, options.freeze_timeout)?;
+    let frozen = freeze_tree::seize(host.root.pid, options.freeze_timeout)?;
     let mut found = Findings::default();
-    let collected = frozen
-        .syscall_end()
-        .map_err(DumpError::from)
-        .and_then(|syscall_end| Seccomp::collect(&frozen, syscall_end, &mut found));
+    let collected = seccomp_of(&frozen, &mut found);
     frozen.thaw()?;
     collected?;
     survey::late_verdict(found, &host.losses, options.strict)?;
     Ok(())
 }
 
-/// The process, stopped, and since when.
+fn seccomp_of(frozen: &FrozenTree, findings: &mut Findings) -> Result<Seccomp, DumpError> {
+    let mut seccomp = Seccomp::default();
+    for task in frozen.tasks() {
+        seccomp.collect(task, task.syscall_end()?, findings)?;
+    }
+    Ok(seccomp)
+}
+
+/// The tree, stopped, and since when.
 struct Stopped {
-    frozen: Frozen,
+    frozen: FrozenTree,
+    /// Its living processes, as `frozen` has them.
+    tasks: Vec<Task>,
+    zombies: Vec<Zombie>,
+    /// Where each stands, dead ones too.
+    places: Vec<(Pid, Place)>,
     alarm: Alarm,
     freezing: Duration,
 }
 
-fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, DumpError> {
-    let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
-    let frozen =
-        steps.run(Step::CollectPstree, || Ok(seize::seize_within(host.root.pid, options.freeze_timeout)?))?;
-    host.root.check_alive()?;
-    Ok(Stopped { frozen, freezing: alarm.elapsed(), alarm })
+impl Stopped {
+    fn pids(&self) -> Vec<Pid> {
+        self.tasks.iter().map(|task| task.pid).collect()
+    }
 }
 
-/// Facts about the process as a whole, read under freeze: everything that could be refused is looked at again.
+fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, DumpError> {
+    let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
+    let frozen = steps
+        .run(Step::CollectPstree, || Ok(freeze_tree::seize(host.root.pid, options.freeze_timeout)?))?;
+    let freezing = alarm.elapsed();
+    host.root.check_alive()?;
+    let died = |pid| DumpError::Died { pid };
+    let tasks = frozen.tasks().iter().map(|task| Task::open(task.pid())?.ok_or(died(task.pid())));
+    let tasks: Vec<Task> = tasks.collect::<Result<_, _>>()?;
+    // Nobody is left to wait for them.
+    let zombies = frozen.zombies().iter().map(|pid| Zombie::read(*pid)?.ok_or(died(*pid)));
+    let zombies: Vec<Zombie> = zombies.collect::<Result<_, _>>()?;
+    let places = tree::places(tasks.iter(), &zombies);
+    Ok(Stopped { frozen, tasks, zombies, places, alarm, freezing })
+}
+
+/// Facts about the tree as a whole, read under freeze: everything that could be refused is looked at again.
 struct Collected {
-    descriptors: Vec<Descriptor>,
+    /// Of each process, as they stand in the tree.
+    descriptors: Vec<Vec<Descriptor>>,
+    /// Which process was the first that had the descriptor table of each.
+    tables: Vec<usize>,
     locks: FileLocks,
     seccomp: Seccomp,
     /// What only the freeze showed to be lost.
     losses: Vec<Loss>,
+}
+
+impl Collected {
+    fn by_task<'a>(&'a self, tasks: &'a [Task]) -> impl Iterator<Item = (Pid, &'a [Descriptor])> + Clone {
+        tasks.iter().zip(&self.descriptors).map(|(task, all)| (task.pid, &all[..]))
+    }
 }
 
 fn collect(
@@ -217,44 +253,69 @@ fn collect(
     stopped: &Stopped,
     steps: &mut Steps,
 ) -> Result<Collected, DumpError> {
-    let root = &host.root;
+    let (root, tasks, pids) = (&host.root, &stopped.tasks, stopped.pids());
     let mut late = Findings::default();
-    let descriptors = files::open_all(root.pid, &root.pidfd)?;
-    steps.run(Step::CheckpointDevices, || survey::descriptors(root, &descriptors, &mut late))?;
-    steps.run(Step::CollectIds, || {
-        survey::process(root.pid, &mut late)?;
-        Ok(sharing::check_nearest(root.pid, &mut late)?)
+    let descriptors = tasks.iter().map(|task| files::open_all(task.pid, &task.pidfd));
+    let descriptors: Vec<Vec<Descriptor>> = descriptors.collect::<Result<_, _>>()?;
+    let by_task = || tasks.iter().zip(&descriptors).map(|(task, all)| (task.pid, &all[..]));
+    steps.run(Step::CheckpointDevices, || {
+        let inside = pids.iter().copied().collect();
+        let held_elsewhere = files::held_elsewhere(&inside, descriptors.iter().flatten());
+        for (pid, all) in by_task() {
+            survey::descriptors_of(pid, all, root.ghost_limit, &held_elsewhere, &mut late);
+        }
+        Ok(())
     })?;
-    steps.run(Step::NetworkLock, || finish::no_outside_state(root.pid, &descriptors))?;
-    let locks = steps.run(Step::CollectFileLocks, || Ok(file_locks::collect(root.inside, &descriptors)))?;
+    let tables = steps.run(Step::CollectIds, || {
+        pids.iter().try_for_each(|pid| survey::process(*pid, &mut late))?;
+        let is_thread = |number| survey::is_thread(&pids, number);
+        sessions::check(&stopped.places, &is_thread, options.shell_job, &mut late);
+        // Whoever came since the look before the freeze: all others were compared then.
+        let is_new = |pid: &Pid| !host.others.contains(pid) && !pids.contains(pid);
+        let newcomers: Vec<Pid> = procfs::tree::processes()?.into_iter().filter(is_new).collect();
+        Ok(sharing::check(&pids, &newcomers, &mut late)?)
+    })?;
+    steps.run(Step::NetworkLock, || finish::no_outside_state(by_task()))?;
+    let locks = steps.run(Step::CollectFileLocks, || {
+        let mut locks = FileLocks::default();
+        for (index, (task, all)) in tasks.iter().zip(&descriptors).enumerate() {
+            if tables[index] == index {
+                locks.add(task.pid, task.inside, all)?;
+            }
+        }
+        Ok(locks)
+    })?;
     steps.run(Step::CollectNamespaces, || {
-        namespaces::check(root.pid, &mut late)?;
-        namespaces::check_threads(root.pid, &mut late)
+        for pid in &pids {
+            namespaces::check(*pid, &mut late)?;
+            namespaces::check_threads(*pid, &mut late)?;
+        }
+        namespaces::check_tree(&pids, &mut late)
     })?;
     let seccomp = steps.run(Step::CollectSeccomp, || {
-        stopped.frozen.threads().iter().for_each(|thread| settings::check_policy(thread.tid, &mut late));
-        Seccomp::collect(&stopped.frozen, stopped.frozen.syscall_end()?, &mut late)
+        stopped.frozen.threads().for_each(|thread| settings::check_policy(thread.tid, &mut late));
+        seccomp_of(&stopped.frozen, &mut late)
     })?;
-    steps.run(Step::CollectLsm, || survey::lsm(root.pid, &mut late))?;
+    steps.run(Step::CollectLsm, || pids.iter().try_for_each(|pid| survey::lsm(*pid, &mut late)))?;
     let losses = survey::late_verdict(late, &host.losses, options.strict)?;
     stopped.alarm.check(Step::CollectLsm)?;
-    Ok(Collected { descriptors, locks, seccomp, losses })
+    Ok(Collected { descriptors, tables, locks, seccomp, losses })
 }
 
-/// The one task, dumped: its pages are sent, its own images handed over.
+/// The tasks, dumped: their pages are sent, their own images handed over.
 struct Dumped<'a> {
     images: ImageSet<'a>,
     collected: Collected,
-    listed: Listed,
-    sent: SentPages,
+    listed: Vec<Listed>,
+    sent: Sent,
     segments: Vec<Segment>,
-    rings: Rings,
+    rings: Vec<Rings>,
     shared: SharedPages,
     state: State,
     memdump: Duration,
 }
 
-fn dump_task<'a>(
+fn dump_tasks<'a>(
     options: &Options,
     host: &'a Host,
     stopped: &Stopped,
@@ -262,85 +323,115 @@ fn dump_task<'a>(
     rounds: &mut Rounds,
     steps: &mut Steps,
 ) -> Result<Dumped<'a>, DumpError> {
-    let says = steps.run(Step::DumpTask, || ask(&stopped.frozen))?; // the last remote calls
-    let is_strict = collected.seccomp.of_thread(host.root.pid).mode == SeccompMode::Strict;
-    collected.losses.extend(asked_losses(options, host, &says, is_strict)?);
+    let (tasks, pids) = (&stopped.tasks, stopped.pids());
+    let says: Vec<Says> =
+        steps.run(Step::DumpTask, || stopped.frozen.tasks().iter().map(ask).collect())?; // the last remote calls
+    for (pid, says) in pids.iter().zip(&says) {
+        let is_strict = collected.seccomp.of_thread(*pid).mode == SeccompMode::Strict;
+        collected.losses.extend(asked_losses(options, host, *pid, says, is_strict)?);
+    }
     stopped.alarm.check(Step::DumpTask)?;
     let begun = Instant::now();
-    let flags = FlagsReader::start(host.root.pid);
-    let listed = rounds::list_last(&host.root, rounds, options.alive_set, stopped.alarm.ends())?;
-    survey::late_mappings(&host.root, &listed.vmas)?;
-    let rings = Rings::read(host.root.pid, &listed.vmas)?;
-    let segments = shmem::collect(host.root.pid, &listed.vmas, &collected.descriptors)?;
-    let mut plan = rounds.final_plan(&listed);
+    let flags = FlagsReader::start(pids.clone());
+    let mut listed = Vec::with_capacity(tasks.len());
+    for task in tasks {
+        listed.push(rounds::list_last(task, rounds, options.alive_set, stopped.alarm.ends())?);
+    }
+    for (pid, listed) in pids.iter().zip(&listed) {
+        survey::late_mappings(*pid, host.root.ghost_limit, &listed.vmas)?;
+    }
+    let rings = pids.iter().zip(&listed).map(|(pid, listed)| Rings::read(*pid, &listed.vmas));
+    let rings: Vec<Rings> = rings.collect::<Result<_, _>>()?;
+    let segments = shmem::collect(&holders(&pids, &listed, &collected.descriptors))?;
+    let mut plan = rounds.final_plan(listed.iter());
     let stop = AtomicBool::new(false);
-    let hot = rounds.hot.of_round(host.target.sink().takes(), rounds.base.as_ref());
-    let hot = hot.map(hot::View::only_compared);
-    let source = PageSource { stop: &stop, hot, ..page_source(options, host, &segments) };
-    let (alarm, of_segments) = (stopped.alarm, &mut rounds.segments);
+    let alarm = stopped.alarm;
     let check = || match stop.load(Ordering::Relaxed) {
         true => Err(PagesError::GivenUp.into()),
         false => alarm.check(Step::DumpTask),
     };
+    let comparing = Comparing { readers: options.readers, check: &check };
+    let owners = owners(tasks);
     let (sent, state) = std::thread::scope(|scope| {
         let _stop = StopOthers(&stop);
         // What rounds hold of shared memory is read and compared meanwhile, and then all pages are sent.
         let pages = scope.spawn(|| {
-            let comparing = Comparing { readers: options.readers, check: &check };
-            plan.pages.extend(of_segments.plans(&segments, true, &comparing)?);
+            let of_segments = rounds.segments.plans(&segments, true, &mut rounds.pages_ids, &comparing)?;
+            plan.pages.extend(of_segments);
+            let hot = rounds.hot(host.target.sink().takes());
+            let hot = &hot.into_iter().map(|(id, view)| (id, hot::View::only_compared(view))).collect();
+            let source = PageSource { stop: &stop, hot, ..page_source(options, host, &owners, &segments) };
             let images =
                 steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;
             let sent = source.send_all(images.plan(), images.sink())?;
             Ok::<_, DumpError>((images, sent))
         });
         let state = flags.join().and_then(|flagged| {
-            whole::check(host.root.pid, &listed.plan.runs, &flagged)?;
-            task_state(options, host, stopped, &says, flagged, &collected)
+            for ((pid, listed), flagged) in pids.iter().zip(&listed).zip(&flagged) {
+                whole::check(*pid, &listed.plan.runs, flagged)?;
+            }
+            state(options, host, stopped, &says, flagged, &collected)
         });
         stop.store(state.is_err(), Ordering::Relaxed);
         (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
     });
     let state = state?; // a mapping that cannot be dumped is a better reason than a page of it
     let (mut images, sent) = sent?;
-    sent.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
-    let (sent, of_segments) = pages::split_off(PAGES_ID, sent);
-    let shared = SharedPages::of(&of_segments, segments::in_parent(&images.plan().pages));
+    sent.pages.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
+    let shared = rounds::shared(&images.plan().pages, &sent);
     for image in &state.images {
         images.put(image.clone())?;
     }
     rounds.read_latency_us += &sent.read_latency_us;
-    rounds.read_latency_us += &of_segments.read_latency_us;
     Ok(Dumped { images, collected, listed, sent, segments, rings, shared, state, memdump: begun.elapsed() })
 }
 
-/// Reads the mappings with their VmFlags while the pages are listed and sent: that walks all page tables.
-struct FlagsReader(std::thread::JoinHandle<Result<Vec<Vma>, ProcfsError>>);
+/// Where each process may have memory files.
+fn holders<'a>(
+    pids: &[Pid],
+    listed: &'a [Listed],
+    descriptors: &'a [Vec<Descriptor>],
+) -> Vec<Holder<'a>> {
+    let of = pids.iter().zip(listed).zip(descriptors);
+    of.map(|((pid, listed), descriptors)| Holder { pid: *pid, vmas: &listed.vmas, descriptors }).collect()
+}
+
+fn owners(tasks: &[Task]) -> BTreeMap<u32, Pid> {
+    tasks.iter().map(|task| (task.inside, task.pid)).collect()
+}
+
+/// Reads the mappings of all processes with their VmFlags while the pages are listed and sent: that walks all page tables.
+struct FlagsReader(std::thread::JoinHandle<Result<Vec<Vec<Vma>>, ProcfsError>>);
 
 impl FlagsReader {
-    fn start(pid: Pid) -> FlagsReader {
+    fn start(pids: Vec<Pid>) -> FlagsReader {
         FlagsReader(std::thread::spawn(move || {
             let _ = fault::point("mid.task.flags-reader"); // a panic or a kill; there is nothing else to fail
-            maps::read_with_flags(pid)
+            pids.into_iter().map(maps::read_with_flags).collect()
         }))
     }
 
-    fn join(self) -> Result<Vec<Vma>, DumpError> {
+    fn join(self) -> Result<Vec<Vec<Vma>>, DumpError> {
         Ok(self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
     }
 }
 
-/// The stopped process's memory: a page that is listed must be there.
-fn page_source<'a>(options: &Options, host: &'a Host, segments: &'a [Segment]) -> PageSource<'a> {
-    let (pid, pool, stop) = (host.root.pid, &host.pool, &pages::GOES_ON);
+/// The stopped processes' memory: a page that is listed must be there.
+fn page_source<'a>(
+    options: &Options,
+    host: &'a Host,
+    owners: &'a BTreeMap<u32, Pid>,
+    segments: &'a [Segment],
+) -> PageSource<'a> {
     PageSource {
-        pid,
+        owners: Owners::Tree(owners),
         live: false,
         readers: options.readers,
         segments,
         hashed_slots: 0,
-        pool,
-        hot: None,
-        stop,
+        pool: &host.pool,
+        hot: &pages::NONE_HOT,
+        stop: &pages::GOES_ON,
     }
 }
 
@@ -354,11 +445,12 @@ struct Says {
 fn asked_losses(
     options: &Options,
     host: &Host,
+    pid: Pid,
     says: &Says,
     is_strict: bool,
 ) -> Result<Vec<Loss>, DumpError> {
     let mut findings = Findings::default();
-    settings::of_asked(host.root.pid, &says.task.settings, is_strict, &mut findings);
+    settings::of_asked(pid, &says.task.settings, is_strict, &mut findings);
     for thread in &says.threads {
         settings::of_death_signal(thread.tid, thread.pdeath_sig, &mut findings);
     }
@@ -389,31 +481,79 @@ fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
     Ok(Says { task, threads })
 }
 
-/// The task's own images, and what later steps need of it.
+/// The tasks' own images, and what later steps need of them.
 struct State {
-    vmas: Vec<Vma>,
+    /// The mappings of each.
+    vmas: Vec<Vec<Vma>>,
     images: Vec<(String, Bytes)>,
     table: FileTable,
-    threads: Vec<Thread>,
+    /// The threads of each, inside, by the number of the first.
+    threads: BTreeMap<u32, Vec<u32>>,
     losses: Vec<Loss>,
+}
+
+fn state(
+    options: &Options,
+    host: &Host,
+    stopped: &Stopped,
+    says: &[Says],
+    flagged: Vec<Vec<Vma>>,
+    collected: &Collected,
+) -> Result<State, DumpError> {
+    let mut state = State {
+        vmas: Vec::new(),
+        images: Vec::new(),
+        table: FileTable::default(),
+        threads: BTreeMap::new(),
+        losses: Vec::new(),
+    };
+    for (index, flagged) in flagged.iter().enumerate() {
+        let of = OneTask {
+            index,
+            task: &stopped.tasks[index],
+            frozen: &stopped.frozen.tasks()[index],
+            says: &says[index],
+            flagged,
+        };
+        task_state(options, host, &of, collected, &mut state)?;
+    }
+    state.vmas = flagged;
+    Ok(state)
+}
+
+/// What is known of one task when its images are made.
+struct OneTask<'a> {
+    /// Its place in the tree.
+    index: usize,
+    task: &'a Task,
+    frozen: &'a Frozen,
+    says: &'a Says,
+    flagged: &'a [Vma],
 }
 
 fn task_state(
     options: &Options,
     host: &Host,
-    stopped: &Stopped,
-    says: &Says,
-    flagged: Vec<Vma>,
+    of: &OneTask<'_>,
     collected: &Collected,
-) -> Result<State, DumpError> {
-    let (root, frozen) = (&host.root, &stopped.frozen);
-    let pid = root.pid;
+    state: &mut State,
+) -> Result<(), DumpError> {
+    let OneTask { index, task, frozen, says, flagged } = *of;
+    let (pid, inside) = (task.pid, u64::from(task.inside));
+    let table = &mut state.table;
     let stat = stat::read(pid)?;
-    let mut table = FileTable::default();
-    let guards = Guards::look(pid, &flagged)?;
-    let losses = late_losses(options, host, &flagged, &guards)?;
-    let mut vmas = vmas::entries(pid, &flagged, &mut table)?;
-    let fdinfo = files::dump(pid, &collected.descriptors, &mut table)?;
+    let guards = Guards::look(pid, flagged)?;
+    state.losses.extend(late_losses(options, host, pid, flagged, &guards)?);
+    let mut vmas = vmas::entries(pid, flagged, table)?;
+    let files = collected.tables[index];
+    if files == index {
+        let mut descriptors = ImageWriter::new(ImageKind::Fdinfo);
+        for entry in files::dump(pid, &collected.descriptors[index], table)? {
+            descriptors.push(&entry);
+        }
+        let name = ImageKind::Fdinfo.file_name(u64::from(ids::files_id(files)));
+        state.images.push((name, descriptors.finish()?));
+    }
     let pending = signals::pending(pid, SignalQueue::Shared)?;
     let mut interrupted = Interrupted::new(&pending, &says.task.sigactions);
     let mut threads = Vec::with_capacity(frozen.threads().len());
@@ -421,40 +561,35 @@ fn task_state(
         let seccomp = collected.seccomp.of_thread(thread.tid);
         threads.push(threads::dump(pid, thread, says, &host.layout, seccomp, &mut interrupted)?);
     }
-    threads.sort_by_key(|thread| thread.inside != root.inside); // the leader first, the others as they came
+    threads.sort_by_key(|thread| thread.inside != task.inside); // the leader first, the others as they came
     let stopped_by = frozen.stopped_by().map(|signal| signal as u32);
     let of_task = task::task_core(pid, &stat, &says.task, frozen.leader().sigmask, stopped_by, pending)?;
     threads[0].core.tc = Some(of_task);
     vmas.extend(guards.entries(host.criu)); // behind all mappings, also those that lie above them
-    let mm = mm::entry(pid, &stat, &says.task, vmas, aio::entries(&flagged), &mut table)?;
-    let fs = task::fs(pid, &mut table)?;
-    let inside = u64::from(root.inside);
-    let mut images = Vec::new();
+    let mm = mm::entry(pid, &stat, &says.task, vmas, aio::entries(flagged), table)?;
+    let fs = task::fs(pid, table)?;
     fault::point("mid.task.state")?;
     for thread in &threads {
-        images.push(single(ImageKind::Core, u64::from(thread.inside), &thread.core)?);
+        state.images.push(single(ImageKind::Core, u64::from(thread.inside), &thread.core)?);
     }
-    images.push(single(ImageKind::Mm, inside, &mm)?);
-    images.push(single(ImageKind::Fs, inside, &fs)?);
-    images.push(single(ImageKind::Ids, inside, &ids::task())?);
-    let mut descriptors = ImageWriter::new(ImageKind::Fdinfo);
-    for entry in &fdinfo {
-        descriptors.push(entry);
-    }
-    images.push((ImageKind::Fdinfo.file_name(u64::from(ids::TASK_FILES_ID)), descriptors.finish()?));
-    Ok(State { vmas: flagged, images, table, threads, losses })
+    state.images.push(single(ImageKind::Mm, inside, &mm)?);
+    state.images.push(single(ImageKind::Fs, inside, &fs)?);
+    state.images.push(single(ImageKind::Ids, inside, &ids::task(index, files))?);
+    state.threads.insert(task.inside, threads.iter().map(|thread: &Thread| thread.inside).collect());
+    Ok(())
 }
 
 /// What a restore drops of the stopped process's memory and was not known before.
 fn late_losses(
     options: &Options,
     host: &Host,
+    pid: Pid,
     flagged: &[Vma],
     guards: &Guards,
 ) -> Result<Vec<Loss>, DumpError> {
     let mut late = Findings::default();
-    survey::memory(host.root.pid, flagged, &mut late)?;
-    guards.losses(host.root.pid, host.criu, &mut late);
+    survey::memory(pid, flagged, &mut late)?;
+    guards.losses(pid, host.criu, &mut late);
     survey::late_verdict(late, &host.losses, options.strict)
 }
 
@@ -481,43 +616,49 @@ fn finish(
     steps: &mut Steps,
 ) -> Result<SealedSet, DumpError> {
     let Dumped { mut images, collected, listed, sent, segments, rings, shared, state, memdump } = dumped;
-    let (root, descriptors) = (&host.root, &collected.descriptors);
-    let status = status::read(root.pid)?;
-    steps.run(Step::DeadPidConflict, || finish::dead_pids(root.pid, descriptors))?;
-    steps.run(Step::DumpMountNamespaces, || finish::namespaces(root.pid))?;
+    let (root, tasks, pids) = (&host.root, &stopped.tasks, stopped.pids());
+    let by_task = || collected.by_task(tasks);
+    steps.run(Step::DeadPidConflict, || finish::dead_pids(by_task()))?;
+    steps.run(Step::DumpMountNamespaces, || finish::namespaces(&pids))?;
     let locks = steps.run(Step::DumpFileLocks, || Ok(collected.locks.image()?))?;
-    steps.run(Step::VerifyTtySids, || finish::tty_sids(root.pid))?;
-    steps.run(Step::DumpZombies, || finish::zombies(root.pid, &state.threads))?;
-    let pstree = steps.run(Step::DumpPstree, || Ok(finish::pstree(&status, &state.threads)?))?;
-    steps.run(Step::DumpShmem, || finish::shmem(root, &state.vmas, &segments))?;
-    steps.run(Step::DumpNamespaces, || finish::namespaces(root.pid))?;
+    steps.run(Step::VerifyTtySids, || finish::tty_sids(pids.iter().copied()))?;
+    let zombies = steps.run(Step::DumpZombies, || finish::zombies(&stopped.frozen, &stopped.zombies))?;
+    let pstree =
+        steps.run(Step::DumpPstree, || Ok(finish::pstree(&stopped.places, &state.threads)?))?;
+    let mapped = || pids.iter().copied().zip(state.vmas.iter().map(|all| &all[..]));
+    steps.run(Step::DumpShmem, || finish::shmem(root, mapped(), &segments))?;
+    steps.run(Step::DumpNamespaces, || finish::namespaces(&pids))?;
     let clocks = steps.run(Step::DumpTimeNs, || clocks::image(root.pid))?;
-    steps.run(Step::DumpCgroups, || finish::cgroups(root, &host.cgroup))?;
-    steps.run(Step::FixExternalUnixSockets, || finish::no_outside_state(root.pid, descriptors))?;
-    steps.run(Step::TtyPostActions, || finish::no_outside_state(root.pid, descriptors))?;
+    steps.run(Step::DumpCgroups, || finish::cgroups(root, &pids, &host.cgroup))?;
+    steps.run(Step::FixExternalUnixSockets, || finish::no_outside_state(by_task()))?;
+    steps.run(Step::TtyPostActions, || finish::no_outside_state(by_task()))?;
     let has_locks = locks.is_some();
     if has_locks {
         images.need_option("--file-locks");
     }
+    if stopped.places.first().is_some_and(|(_, root)| root.sid != root.pid) {
+        images.need_option("--shell-job");
+    }
     let others = [pstree, clocks, collected.seccomp.image()?];
-    for image in locks.into_iter().chain(state.table.images()?).chain(others) {
+    for image in locks.into_iter().chain(zombies).chain(state.table.images()?).chain(others) {
         images.put(image)?;
     }
-    let mut stats = rounds::count(host.stats, &listed, &sent);
+    let mut stats = rounds::count(host.stats, listed.iter(), &sent);
     stats.shared_scanned = segments.iter().map(Segment::pages).sum();
     (stats.shared_skipped_parent, stats.shared_written) = (shared.in_parent, shared.data + shared.zero);
     (stats.freezing, stats.memdump) = (stopped.freezing, memdump);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     images.put(stats.image()?)?;
-    rings.stood_still(root.pid)?;
+    pids.iter().zip(&rings).try_for_each(|(pid, rings)| rings.stood_still(*pid))?;
     steps.run(Step::WriteInventory, || images.put(host.inventory.complete()?))?;
     let restore_options = images.restore_options().to_vec();
     let round = images.plan().round;
     interrupt::check()?;
-    let (sealed, _) = images.seal(&page_source(options, host, &segments))?;
+    let owners = owners(tasks);
+    let (sealed, _) = images.seal(&page_source(options, host, &owners, &segments))?;
     fault::point("mid.finish.sealed")?;
     scripts::run(&options.action_scripts, Hook::PostDump, root.pid)?;
-    let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us).with_shared(shared);
+    let report = rounds::report(round, listed.iter(), &sent, memdump, sealed.fsync_us).with_shared(shared);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     let losses = collected.losses.into_iter().chain(state.losses).collect();
     Ok(SealedSet { stats, report: Some(report), restore_options, has_locks, losses })
@@ -549,7 +690,7 @@ fn report(host: &Host, rounds: Rounds, sealed: SealedSet, ended: Ended, total: D
     Report::new(Outcome {
         pid: host.root.pid,
         session: host.target.name(),
-        tracker: rounds.tracker.as_ref().map(|tracker| tracker.name()),
+        tracker: rounds.tracker(host.root.pid),
         reports: rounds.reports.into_iter().chain(sealed.report).collect(),
         read_latency_us: rounds.read_latency_us,
         freeze: sealed.report.map(|_| sealed.stats.freezing + sealed.stats.frozen),

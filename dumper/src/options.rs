@@ -109,6 +109,8 @@ pub struct Options {
     pub limits: RoundLimits,
     /// Refuse what restore would drop in silence.
     pub strict: bool,
+    /// The root's session may lie outside of the tree: it is restored into that of `criu`.
+    pub shell_job: bool,
     /// Never kill the source before the destination has restored it; refuse trees whose locks need that.
     pub no_kill_first: bool,
     /// Time the collection under freeze may take before it is given up.

@@ -97,6 +97,13 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// Adds what was found elsewhere.
+    pub fn append(&mut self, other: Findings) {
+        self.refusals.extend(other.refusals);
+        self.losses.extend(other.losses);
+        self.risks.extend(other.risks);
+    }
+
     /// Notes that `subject` cannot be dumped.
     pub fn refuse(&mut self, subject: Subject, why: impl Into<String>, way_out: impl Into<String>) {
         self.refusals.push(Refusal { subject, why: why.into(), way_out: way_out.into() });

@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 use serde::Serialize;
 
 use crate::link::{LinkCounters, Shares};
-use crate::predump::pages::{self, SentPages};
+use crate::predump::pages::{self, Counts};
 use crate::refusal::Loss;
 
 /// Percentiles of a time, in microseconds.
@@ -97,8 +97,8 @@ pub struct SharedPages {
 
 impl SharedPages {
     /// Of what was sent, and what was left to the round before.
-    pub fn of(sent: &SentPages, in_parent: u64) -> SharedPages {
-        SharedPages { in_parent, data: sent.data_pages, zero: sent.zero_pages }
+    pub fn of(sent: Counts, in_parent: u64) -> SharedPages {
+        SharedPages { in_parent, data: sent.data, zero: sent.zero }
     }
 }
 

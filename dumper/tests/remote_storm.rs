@@ -109,7 +109,7 @@ fn is_in_danger(pid: Pid) -> bool {
     let frozen = seize::seize(pid).unwrap();
     let end = frozen.syscall_end().unwrap();
     let mut findings = Findings::default();
-    Seccomp::collect(&frozen, end, &mut findings).unwrap();
+    Seccomp::default().collect(&frozen, end, &mut findings).unwrap();
     let own = status::read(Pid::this()).unwrap();
     seccomp::check(pid, &status::read(pid).unwrap(), &own, &mut findings);
     frozen.thaw().unwrap();

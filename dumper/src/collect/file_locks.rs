@@ -1,6 +1,6 @@
-//! File locks that the task holds: `filelocks.img` (images/file-lock.proto).
+//! File locks that the tree holds: `filelocks.img` (images/file-lock.proto).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use nix::unistd::Pid;
@@ -8,16 +8,23 @@ use nix::unistd::Pid;
 use godwit_wire::image::file_lock::FileLockEntry;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
+use crate::error::DumpError;
 use crate::procfs::fdinfo::{Lock, LockKind};
 use crate::procfs::maps::Vma;
 use crate::refusal::Findings;
+use crate::sys;
 use crate::task::files::Descriptor;
 
-/// The locks of one task, each once.
+/// The locks of a tree, each once.
 #[derive(Debug, Default)]
 pub struct FileLocks {
     entries: Vec<FileLockEntry>,
+    /// Locks that belong to an open file description, whoever shares it: descriptors that show them, by lock.
+    of_descriptions: HashMap<LockKey, Vec<(Pid, i32)>>,
 }
+
+/// What tells the locks of a file apart: the file, kind, access and range.
+type LockKey = ((u64, u64), u32, Vec<u8>, u64, Option<u64>);
 
 /// Refuses leases and mandatory locks by name: restore needs their other side.
 pub fn check(pid: Pid, descriptors: &[Descriptor], findings: &mut Findings) {
@@ -58,32 +65,6 @@ pub fn any(descriptors: &[Descriptor]) -> bool {
     descriptors.iter().any(|descriptor| !descriptor.info.locks.is_empty())
 }
 
-/// Collects the locks. A POSIX lock shows at every descriptor of its file, a flock at every duplicate: the
-/// lowest descriptor stands for it.
-///
-/// `inside` is the task's pid in its own pid namespace.
-pub fn collect(inside: u32, descriptors: &[Descriptor]) -> FileLocks {
-    let mut seen = HashSet::new();
-    let mut entries = Vec::new();
-    for descriptor in descriptors {
-        for lock in &descriptor.info.locks {
-            let Some(flag) = flag(lock) else { continue };
-            let file = (descriptor.stat.st_dev, descriptor.stat.st_ino);
-            if seen.insert((file, flag, lock.access.clone(), lock.start, lock.end)) {
-                entries.push(FileLockEntry {
-                    flag,
-                    r#type: u32::from(lock.access == b"WRITE"),
-                    pid: inside as i32,
-                    fd: descriptor.fd,
-                    start: lock.start as i64,
-                    len: lock.end.map_or(0, |end| end.saturating_sub(lock.start).saturating_add(1)) as i64,
-                });
-            }
-        }
-    }
-    FileLocks { entries }
-}
-
 /// `FL_*` of a lock that is dumped (criu/include/file-lock.h): POSIX 1, FLOCK 2, OFD 4.
 fn flag(lock: &Lock) -> Option<u32> {
     match lock.kind {
@@ -95,6 +76,55 @@ fn flag(lock: &Lock) -> Option<u32> {
 }
 
 impl FileLocks {
+    /// Adds the locks of a stopped process, `inside` in its own pid namespace. A POSIX lock shows at every descriptor of
+    /// its file and belongs to the process's descriptor table: of processes that share one only the first is to be added.
+    /// The others show at every duplicate of a descriptor, in every process that has one, and belong to that:
+    /// the first that is met stands for it.
+    ///
+    /// # Errors
+    /// When `kcmp` is refused.
+    pub fn add(&mut self, pid: Pid, inside: u32, descriptors: &[Descriptor]) -> Result<(), DumpError> {
+        let mut seen = HashSet::new();
+        for descriptor in descriptors {
+            for lock in &descriptor.info.locks {
+                let Some(flag) = flag(lock) else { continue };
+                let file = (descriptor.stat.st_dev, descriptor.stat.st_ino);
+                let key = (file, flag, lock.access.clone(), lock.start, lock.end);
+                let is_new = if lock.kind == LockKind::Posix {
+                    seen.insert(key)
+                } else {
+                    self.is_new(key, pid, descriptor)?
+                };
+                if is_new {
+                    self.entries.push(FileLockEntry {
+                        flag,
+                        r#type: u32::from(lock.access == b"WRITE"),
+                        pid: inside as i32,
+                        fd: descriptor.fd,
+                        start: lock.start as i64,
+                        len: lock.end.map_or(0, |end| end.saturating_sub(lock.start).saturating_add(1)) as i64,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn is_new(&mut self, key: LockKey, pid: Pid, descriptor: &Descriptor) -> Result<bool, DumpError> {
+        let holders = self.of_descriptions.entry(key).or_default();
+        for &(other, fd) in holders.iter() {
+            let order = sys::kcmp::files((other, fd), (pid, descriptor.fd)).map_err(|errno| {
+                let subject = format!("fd {fd} of process {other} and fd {} of process {pid}", descriptor.fd);
+                DumpError::sys(subject, "kcmp", errno)
+            })?;
+            if order.is_eq() {
+                return Ok(false);
+            }
+        }
+        holders.push((pid, descriptor.fd));
+        Ok(true)
+    }
+
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()

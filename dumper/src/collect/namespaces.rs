@@ -58,6 +58,31 @@ pub fn check(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     Ok(())
 }
 
+/// Refuses each process of a tree that lives in another pid or time namespace than its root: the images have one of each
+/// for all.
+///
+/// # Errors
+/// When a namespace link cannot be read. A process that ended meanwhile is left out.
+pub fn check_tree(tree: &[Pid], findings: &mut Findings) -> Result<(), DumpError> {
+    let Some(root) = tree.first() else { return Ok(()) };
+    for kind in [Kind::Pid, Kind::Time] {
+        let of_root = ns::read(*root, kind)?;
+        for pid in &tree[1..] {
+            match ns::read(*pid, kind) {
+                Ok(of_task) if of_task == of_root => {}
+                Ok(_) => findings.refuse(
+                    Subject::Process(*pid),
+                    format!("it runs in another {} namespace than the root of its tree", kind.name()),
+                    "containers are not dumped yet; wait until it has ended",
+                ),
+                Err(error) if error.is_gone() => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Refuses each thread that runs in another namespace than its process: a restore puts all threads into one.
 ///
 /// # Errors

@@ -65,20 +65,27 @@ pub struct OfThread {
     pub filter: Option<u32>,
 }
 
-/// The seccomp of all threads.
+/// The seccomp of all threads of all processes.
 #[derive(Debug, Default)]
 pub struct Seccomp {
     filters: Vec<SeccompFilter>,
     threads: HashMap<Pid, OfThread>,
+    /// Chains that are written: how many of their filters are for all threads, and where the oldest stands.
+    written: Vec<(Chain, usize, u32)>,
 }
 
 impl Seccomp {
-    /// Reads the filters of all stopped threads. `syscall_end` is the address behind the instruction that remote calls
-    /// are made by, as filters see it.
+    /// Adds the filters of all threads of a stopped process. `syscall_end` is the address behind the instruction that
+    /// remote calls are made by, as filters see it.
     ///
     /// # Errors
     /// When the kernel does not tell. Filters that no image can hold are refused among the findings.
-    pub fn collect(frozen: &Frozen, syscall_end: u64, findings: &mut Findings) -> Result<Seccomp, DumpError> {
+    pub fn collect(
+        &mut self,
+        frozen: &Frozen,
+        syscall_end: u64,
+        findings: &mut Findings,
+    ) -> Result<(), DumpError> {
         let mut modes = Vec::with_capacity(frozen.threads().len());
         for thread in frozen.threads() {
             let tid = thread.tid;
@@ -124,13 +131,12 @@ impl Seccomp {
                  (SECCOMP_FILTER_FLAG_TSYNC) is refused",
             );
         }
-        Ok(Seccomp::of(&modes))
+        self.add(&modes);
+        Ok(())
     }
 
-    fn of(modes: &[(Pid, Mode)]) -> Seccomp {
-        let mut all = Seccomp::default();
+    fn add(&mut self, modes: &[(Pid, Mode)]) {
         let shared = shared(modes);
-        let mut written: Vec<(&Chain, u32)> = Vec::new();
         for (index, (tid, mode)) in modes.iter().enumerate() {
             let of_thread = match (mode, shared) {
                 (Mode::None, _) => OfThread { mode: SeccompMode::Disabled, filter: None },
@@ -140,16 +146,15 @@ impl Seccomp {
                     OfThread { mode: SeccompMode::Disabled, filter: None }
                 }
                 (Mode::Filters(chain), _) => {
-                    let known = written.iter().find(|(one, _)| *one == chain).map(|(_, at)| *at);
                     let tsync = shared.map_or(0, |(_, count)| count);
-                    let at = known.unwrap_or_else(|| all.push(chain, tsync));
-                    written.push((chain, at));
+                    let is_same = |(one, count, _): &&(Chain, usize, u32)| one == chain && *count == tsync;
+                    let known = self.written.iter().find(is_same).map(|(.., at)| *at);
+                    let at = known.unwrap_or_else(|| self.push(chain, tsync));
                     OfThread { mode: SeccompMode::Filter, filter: Some(at) }
                 }
             };
-            all.threads.insert(*tid, of_thread);
+            self.threads.insert(*tid, of_thread);
         }
-        all
     }
 
     /// Writes a chain, the newest filter first, each but that naming the next newer; the oldest `tsync` of them are
@@ -168,7 +173,9 @@ impl Seccomp {
                 flags: Some(filter.flags as u32 | if age < tsync { FLAG_TSYNC } else { 0 }),
             });
         }
-        self.filters.len() as u32 - 1
+        let oldest = self.filters.len() as u32 - 1;
+        self.written.push((chain.clone(), tsync, oldest));
+        oldest
     }
 
     /// What thread `tid` has; nothing for one that was not there.
@@ -257,6 +264,12 @@ mod tests {
         modes.into_iter().enumerate().map(|(tid, mode)| (Pid::from_raw(tid as i32), mode)).collect()
     }
 
+    fn of(modes: &[(Pid, Mode)]) -> Seccomp {
+        let mut all = Seccomp::default();
+        all.add(modes);
+        all
+    }
+
     /// The filters of a thread, oldest first, as restore finds them: value and flags.
     fn restored(all: &Seccomp, tid: i32) -> Vec<(u8, u32)> {
         let mut found = Vec::new();
@@ -272,7 +285,7 @@ mod tests {
     #[test]
     fn each_thread_finds_its_own_filters_in_the_order_of_their_making() {
         let all =
-            Seccomp::of(&modes(vec![chain(&[1, 2]), Mode::None, Mode::Strict, chain(&[1]), chain(&[1, 2])]));
+            of(&modes(vec![chain(&[1, 2]), Mode::None, Mode::Strict, chain(&[1]), chain(&[1, 2])]));
         assert_eq!(restored(&all, 0), [(1, 0), (2, 0)]);
         assert_eq!(restored(&all, 3), [(1, 0)]);
         assert_eq!(all.of_thread(Pid::from_raw(0)), all.of_thread(Pid::from_raw(4)));
@@ -286,14 +299,14 @@ mod tests {
 
     #[test]
     fn what_all_threads_have_is_put_on_all_by_the_one_that_has_most() {
-        let all = Seccomp::of(&modes(vec![chain(&[1, 2]), chain(&[1, 2, 3]), chain(&[1, 2])]));
+        let all = of(&modes(vec![chain(&[1, 2]), chain(&[1, 2, 3]), chain(&[1, 2])]));
         assert_eq!(restored(&all, 1), [(1, 1), (2, 1), (3, 0)]);
         for other in [0, 2] {
             assert_eq!(all.of_thread(Pid::from_raw(other)).mode, SeccompMode::Disabled);
         }
-        let same = Seccomp::of(&modes(vec![chain(&[1]), chain(&[1])]));
+        let same = of(&modes(vec![chain(&[1]), chain(&[1])]));
         assert_eq!((restored(&same, 0), restored(&same, 1)), (vec![(1, 1)], vec![]));
-        let alone = Seccomp::of(&modes(vec![chain(&[1, 2])]));
+        let alone = of(&modes(vec![chain(&[1, 2])]));
         assert_eq!(restored(&alone, 0), [(1, 0), (2, 0)]);
     }
 
@@ -313,7 +326,7 @@ mod tests {
     fn flags_make_a_filter_another() {
         let Mode::Filters(mut logged) = chain(&[1]) else { unreachable!() };
         logged.0[0].flags = FLAG_LOG;
-        let all = Seccomp::of(&modes(vec![chain(&[1]), Mode::Filters(logged)]));
+        let all = of(&modes(vec![chain(&[1]), Mode::Filters(logged)]));
         assert_eq!((restored(&all, 0), restored(&all, 1)), (vec![(1, 0)], vec![(1, 2)]));
     }
 }

@@ -2,13 +2,15 @@
 //!
 //! Threads of one process share them all, unless one has called `unshare`: a restore makes every thread share them again,
 //! and the images hold those of the first thread alone. A process that was made by `clone` with some of the flags, or by
-//! `vfork` and not yet gone on, shares them with another one; CRIU restores neither that nor a process without the other.
+//! `vfork` and not yet gone on, shares them with another one; of that CRIU restores a descriptor table that processes of one
+//! tree share, and nothing else.
 
 use std::cmp::Ordering;
+use std::collections::BTreeMap;
 
 use nix::unistd::Pid;
 
-use crate::procfs::{ProcfsError, stat, status, tree};
+use crate::procfs::{ProcfsError, stat, tree};
 use crate::refusal::{Findings, Subject};
 use crate::sys::kcmp::{self, Kind};
 
@@ -26,30 +28,77 @@ const OF_THREADS: [(Kind, &str); 2] = [
     (Kind::Fs, "root and working directory (unshare of CLONE_FS)"),
 ];
 
-/// Refuses a process that shares one of these with any other process of the machine, and a thread that does not share
-/// them with its process.
+/// Looks at what the processes of a tree share: with each other they may share a descriptor table, and nothing with the
+/// processes `outside`. Gives, for each, the index of the first that has its descriptor table.
+///
+/// A process that ends meanwhile shares nothing.
 ///
 /// # Errors
-/// When the processes cannot be listed.
-pub fn check_all(pid: Pid, findings: &mut Findings) -> Result<(), ProcfsError> {
-    check(pid, &tree::processes()?, findings);
-    check_threads(pid, findings)
+/// When the threads of a process cannot be listed.
+pub fn check(tree: &[Pid], outside: &[Pid], findings: &mut Findings) -> Result<Vec<usize>, ProcfsError> {
+    let mut shared: BTreeMap<(Pid, Pid), Vec<&str>> = BTreeMap::new();
+    let mut tables: Vec<usize> = (0..tree.len()).collect();
+    let mut with_others = Vec::new();
+    for (kind, name) in KINDS {
+        let mut order = Order { kind, sorted: Vec::with_capacity(tree.len()) };
+        for (index, pid) in tree.iter().enumerate() {
+            let Some((first, other)) = order.insert(*pid, index) else { continue };
+            if kind == Kind::Files {
+                tables[index] = first;
+            } else {
+                with_others.push((*pid, other));
+            }
+            shared.entry((*pid, other)).or_default().push(name);
+        }
+        for other in outside.iter().filter(|other| other.as_raw() > 0) {
+            // One that may not be looked at is passed over: it would have to be a process's own maker or made, and of
+            // the same user.
+            if let Ok(at) = order.find(*other) {
+                let (pid, _) = order.sorted[at];
+                with_others.push((pid, *other));
+                shared.entry((pid, *other)).or_default().push(name);
+            }
+        }
+    }
+    with_others.sort_unstable();
+    with_others.dedup();
+    for (pid, other) in with_others {
+        let names = shared.remove(&(pid, other)).unwrap_or_default().join(", ");
+        findings.refuse(
+            Subject::Process(pid),
+            format!("it shares its {names} with process {other}"),
+            "wait until one of them has ended or started another program",
+        );
+    }
+    tree.iter().try_for_each(|pid| check_threads(*pid, findings))?;
+    Ok(tables)
 }
 
-/// The same with its nearest alone: its parent, and what its parent has made. None but these can have come to share
-/// something since [`check_all`] looked, for it is made by the process itself.
-///
-/// # Errors
-/// When the process is gone.
-pub fn check_nearest(pid: Pid, findings: &mut Findings) -> Result<(), ProcfsError> {
-    let parent = Pid::from_raw(status::read(pid)?.ppid);
-    let mut nearest = vec![parent];
-    // A parent that has ended meanwhile has no children.
-    for tid in tree::threads(parent).unwrap_or_default() {
-        nearest.extend(tree::children(parent, tid).unwrap_or_default());
+/// Processes by the kernel object of one kind that they have, in the order of `kcmp`.
+struct Order {
+    kind: Kind,
+    sorted: Vec<(Pid, usize)>,
+}
+
+impl Order {
+    /// Where a process with the same object stands, or where this one would.
+    fn find(&self, pid: Pid) -> Result<usize, usize> {
+        self.sorted.binary_search_by(|(other, _)| {
+            // One that cannot be compared has ended, or is none of our business: it is not equal.
+            kcmp::tasks(*other, pid, self.kind).unwrap_or(Ordering::Less)
+        })
     }
-    check(pid, &nearest, findings);
-    check_threads(pid, findings)
+
+    /// Enters a process; gives the index and pid of the first one with the same object, if there is one.
+    fn insert(&mut self, pid: Pid, index: usize) -> Option<(usize, Pid)> {
+        match self.find(pid) {
+            Ok(at) => Some((self.sorted[at].1, self.sorted[at].0)),
+            Err(at) => {
+                self.sorted.insert(at, (pid, index));
+                None
+            }
+        }
+    }
 }
 
 fn check_threads(pid: Pid, findings: &mut Findings) -> Result<(), ProcfsError> {
@@ -71,36 +120,25 @@ fn check_threads(pid: Pid, findings: &mut Findings) -> Result<(), ProcfsError> {
     Ok(())
 }
 
-fn check(pid: Pid, others: &[Pid], findings: &mut Findings) {
-    for other in others.iter().filter(|other| **other != pid && other.as_raw() > 0) {
-        // One that ended, or that may not be looked at, is passed over: it would have to be the process's own maker
-        // or made, and of the same user.
-        let shares = |kind| kcmp::tasks(pid, *other, kind).is_ok_and(|order| order == Ordering::Equal);
-        let shared: Vec<_> = KINDS.iter().filter(|(kind, _)| shares(*kind)).map(|(_, name)| *name).collect();
-        if !shared.is_empty() {
-            findings.refuse(
-                Subject::Process(pid),
-                format!("it shares its {} with process {other}", shared.join(", ")),
-                "wait until one of them has ended or started another program",
-            );
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn this_process_shares_nothing_with_others() {
-        let mut findings = Findings::default();
-        check_all(Pid::this(), &mut findings).unwrap();
-        check_nearest(Pid::this(), &mut findings).unwrap();
+        let (me, mut findings) = (Pid::this(), Findings::default());
+        let others: Vec<Pid> = tree::processes().unwrap().into_iter().filter(|pid| *pid != me).collect();
+        assert_eq!(check(&[me], &others, &mut findings).unwrap(), [0]);
         assert_eq!(findings, Findings::default());
         // A thread shares everything with its process, which is what makes them found.
-        std::thread::spawn(|| {
+        std::thread::spawn(move || {
+            let thread = nix::unistd::gettid();
             let mut findings = Findings::default();
-            check(Pid::this(), &[nix::unistd::gettid()], &mut findings);
+            check(&[me], &[thread], &mut findings).unwrap();
+            let why = &findings.refusals[0].why;
+            assert!(KINDS.iter().all(|(_, name)| why.contains(name)), "{why}");
+            let mut findings = Findings::default();
+            assert_eq!(check(&[me, thread], &[], &mut findings).unwrap(), [0, 0]);
             let why = &findings.refusals[0].why;
             assert!(KINDS.iter().all(|(_, name)| why.contains(name)), "{why}");
         })

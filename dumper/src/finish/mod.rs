@@ -1,7 +1,9 @@
-//! What is only known once every task is dumped. For a single process most of it is a proof that there is
+//! What is only known once every task is dumped. Much of it is a proof that there is
 //! nothing to do: each check looks again at what was collected under freeze, and refuses by name.
 
 pub mod clocks;
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use nix::unistd::Pid;
@@ -9,57 +11,67 @@ use nix::unistd::Pid;
 use godwit_wire::image::pstree::PstreeEntry;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
+use crate::collect::namespaces;
+use crate::collect::tree::{Place, Zombie};
 use crate::error::DumpError;
+use crate::freeze::tree::FrozenTree;
 use crate::prepare::root::Root;
+use crate::prepare::survey;
 use crate::procfs::maps::Vma;
-use crate::procfs::status::Status;
-use crate::procfs::{stat, tree};
+use crate::procfs::stat;
 use crate::refusal::{Findings, Subject};
 use crate::task::files::{Descriptor, unknown};
 use crate::task::shmem::Segment;
-use crate::task::threads::Thread;
-use crate::task::vmas;
+use crate::task::{self, vmas};
 
 /// Proves that no descriptor leads into `/proc` of a process: that process may be gone, or another, at the destination.
 ///
 /// # Errors
 /// [`DumpError::Refused`].
-pub fn dead_pids(pid: Pid, descriptors: &[Descriptor]) -> Result<(), DumpError> {
+pub fn dead_pids<'a>(tree: impl Iterator<Item = (Pid, &'a [Descriptor])>) -> Result<(), DumpError> {
     let mut findings = Findings::default();
-    for descriptor in descriptors {
-        if let Some((why, way_out)) = unknown::of_any(descriptor) {
-            findings.refuse(descriptor.subject(pid), why, way_out);
+    for (pid, descriptors) in tree {
+        for descriptor in descriptors {
+            if let Some((why, way_out)) = unknown::of_any(descriptor) {
+                findings.refuse(descriptor.subject(pid), why, way_out);
+            }
         }
     }
     verdict(findings)
 }
 
-/// Refuses children: none may have appeared, dead or alive.
+/// What is left of the processes that have ended: a record of each, `core-PID.img` of a dead task. Nobody but those who
+/// were met at the freeze may have come.
 ///
 /// # Errors
 /// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn zombies(pid: Pid, threads: &[Thread]) -> Result<(), DumpError> {
+pub fn zombies(frozen: &FrozenTree, zombies: &[Zombie]) -> Result<Vec<(String, Bytes)>, DumpError> {
     let mut findings = Findings::default();
-    for thread in threads {
-        for child in tree::children(pid, thread.tid)? {
-            findings.refuse(
-                Subject::Process(pid),
-                format!("it has a child, process {child}, and only single processes are dumped"),
-                "wait until the child has ended and was waited for",
-            );
-        }
+    for stranger in frozen.strangers()? {
+        findings.refuse(
+            Subject::Process(stranger),
+            "it appeared in the tree while that was stopped (another process left it to one of the tree?)",
+            "dump the tree again",
+        );
     }
-    verdict(findings)
+    verdict(findings)?;
+    let image = |zombie: &Zombie| {
+        let core = task::dead(zombie);
+        Ok((ImageKind::Core.file_name(u64::from(zombie.place.pid)), ImageWriter::single(ImageKind::Core, &core)?))
+    };
+    zombies.iter().map(image).collect()
 }
 
 /// Refuses a controlling terminal: its session and foreground group would have to be restored.
 ///
 /// # Errors
 /// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn tty_sids(pid: Pid) -> Result<(), DumpError> {
+pub fn tty_sids(tree: impl Iterator<Item = Pid>) -> Result<(), DumpError> {
     let mut findings = Findings::default();
-    if stat::read(pid)?.tty_nr != 0 {
-        findings.refuse(Subject::Process(pid), "it has a controlling terminal", "start it with `setsid`");
+    for pid in tree {
+        if stat::read(pid)?.tty_nr != 0 {
+            findings.refuse(Subject::Process(pid), "it has a controlling terminal", "start it with `setsid`");
+        }
     }
     verdict(findings)
 }
@@ -68,9 +80,12 @@ pub fn tty_sids(pid: Pid) -> Result<(), DumpError> {
 ///
 /// # Errors
 /// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn namespaces(pid: Pid) -> Result<(), DumpError> {
+pub fn namespaces(tree: &[Pid]) -> Result<(), DumpError> {
     let mut findings = Findings::default();
-    crate::collect::namespaces::check(pid, &mut findings)?;
+    for pid in tree {
+        namespaces::check(*pid, &mut findings)?;
+    }
+    namespaces::check_tree(tree, &mut findings)?;
     verdict(findings)
 }
 
@@ -79,9 +94,9 @@ pub fn namespaces(pid: Pid) -> Result<(), DumpError> {
 ///
 /// # Errors
 /// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn cgroups(root: &Root, before: &str) -> Result<(), DumpError> {
+pub fn cgroups(root: &Root, tree: &[Pid], before: &str) -> Result<(), DumpError> {
     let mut findings = Findings::default();
-    crate::prepare::survey::one_cgroup(root, &mut findings)?;
+    survey::one_cgroup_of(root.pid, tree.iter().copied(), &mut findings)?;
     if root.cgroup()? != before {
         findings.refuse(
             Subject::Process(root.pid),
@@ -97,44 +112,50 @@ pub fn cgroups(root: &Root, before: &str) -> Result<(), DumpError> {
 ///
 /// # Errors
 /// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn shmem(root: &Root, all: &[Vma], sent: &[Segment]) -> Result<(), DumpError> {
-    let pid = root.pid;
+pub fn shmem<'a>(
+    root: &Root,
+    tree: impl Iterator<Item = (Pid, &'a [Vma])>,
+    sent: &[Segment],
+) -> Result<(), DumpError> {
     let mut findings = Findings::default();
-    vmas::check_all(pid, all, root.ghost_limit, &mut findings);
-    let is_sent = |vma: &Vma| sent.iter().any(|segment| segment.id == vma.inode);
-    for vma in all.iter().filter(|vma| vmas::is_memory_file(vma) && !is_sent(vma)) {
-        findings.refuse(vmas::subject(pid, vma), "it was mapped during the dump", "dump it again");
+    let sent: BTreeSet<u64> = sent.iter().map(|segment| segment.id).collect();
+    for (pid, all) in tree {
+        vmas::check_all(pid, all, root.ghost_limit, &mut findings);
+        for vma in all.iter().filter(|vma| vmas::is_memory_file(vma) && !sent.contains(&vma.inode)) {
+            findings.refuse(vmas::subject(pid, vma), "it was mapped during the dump", "dump it again");
+        }
     }
     verdict(findings)
 }
 
-/// Proves that no descriptor is of a kind with state outside the process: sockets with their peers,
+/// Proves that no descriptor is of a kind with state outside the processes: sockets with their peers,
 /// terminals with their queues.
 ///
 /// # Errors
 /// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn no_outside_state(pid: Pid, descriptors: &[Descriptor]) -> Result<(), DumpError> {
+pub fn no_outside_state<'a>(tree: impl Iterator<Item = (Pid, &'a [Descriptor])>) -> Result<(), DumpError> {
     let mut findings = Findings::default();
-    for descriptor in descriptors {
-        crate::task::files::classify(pid, descriptor, &mut findings);
+    for (pid, descriptors) in tree {
+        for descriptor in descriptors {
+            crate::task::files::classify(pid, descriptor, &mut findings);
+        }
     }
     verdict(findings)
 }
 
-/// `pstree.img`: one process, the root, which leads its session.
+/// `pstree.img`: every process, dead ones too, in the order of `places`: the root first, parents before their children.
+/// `threads` are the ids of the threads of each living one, inside, the first thread first.
 ///
 /// # Errors
 /// Never for a record of this size; the signature is that of every image.
-pub fn pstree(status: &Status, threads: &[Thread]) -> Result<(String, Bytes), ImageError> {
-    let innermost = |ids: &[i32]| ids.last().copied().unwrap_or_default() as u32;
-    let entry = PstreeEntry {
-        pid: innermost(&status.ns_pid),
-        ppid: 0,
-        pgid: innermost(&status.ns_pgid),
-        sid: innermost(&status.ns_sid),
-        threads: threads.iter().map(|thread| thread.inside).collect(),
-    };
-    Ok((ImageKind::Pstree.file_name(0), ImageWriter::single(ImageKind::Pstree, &entry)?))
+pub fn pstree(places: &[(Pid, Place)], threads: &BTreeMap<u32, Vec<u32>>) -> Result<(String, Bytes), ImageError> {
+    let mut writer = ImageWriter::new(ImageKind::Pstree);
+    for (_, place) in places {
+        let threads = threads.get(&place.pid).cloned().unwrap_or_else(|| vec![place.pid]);
+        let Place { pid, ppid, pgid, sid } = *place;
+        writer.push(&PstreeEntry { pid, ppid, pgid, sid, threads });
+    }
+    Ok((ImageKind::Pstree.file_name(0), writer.finish()?))
 }
 
 fn verdict(findings: Findings) -> Result<(), DumpError> {

@@ -107,6 +107,29 @@ pub enum FreezeError {
         /// How long it was tried.
         waited: Duration,
     },
+    /// New processes appear as fast as they are stopped.
+    #[error(
+        "the tree of process {root} made new processes faster than they could be stopped: {found} were stopped in \
+         {walks} walks within {waited:?}; give it more time (--timeout), or let it make fewer"
+    )]
+    UnsteadyTree {
+        /// The root of the tree.
+        root: Pid,
+        /// Processes that were stopped.
+        found: usize,
+        /// How often the tree was walked.
+        walks: u32,
+        /// How long it was tried.
+        waited: Duration,
+    },
+    /// More processes than a dump can have.
+    #[error("there are more than {max} processes below process {root}; dump its parts one by one")]
+    TooMany {
+        /// The root of the tree.
+        root: Pid,
+        /// How many there may be.
+        max: usize,
+    },
     /// 32-bit code.
     #[error("thread {tid} of process {pid} runs 32-bit code, which godwit cannot dump")]
     Compat {

@@ -1,8 +1,10 @@
 //! Everything that must be undone, next to its undo.
 //!
-//! [`seize::seize`] stops the threads of a process and gives the guard [`seize::Frozen`], whose drop lets them run on.
+//! [`seize::seize`] stops the threads of a process and gives the guard [`seize::Frozen`], whose drop lets them run on;
+//! [`tree::seize`] does so with all processes of a tree.
 
 mod error;
 mod restart;
 mod rseq;
 pub mod seize;
+pub mod tree;

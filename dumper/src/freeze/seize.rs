@@ -72,28 +72,7 @@ pub fn seize(pid: Pid) -> Result<Frozen, FreezeError> {
 
 /// Stops every thread of process `pid` within `limit`, or lets them all run on and says why.
 pub fn seize_within(pid: Pid, limit: Duration) -> Result<Frozen, FreezeError> {
-    let mut seizing = Seizing::begin(pid, limit)?;
-    seizing.restarts = Restarts::look(pid, &seizing.list()?);
-    loop {
-        let fresh: Vec<Pid> = seizing.list()?.into_iter().filter(|tid| !seizing.has(*tid)).collect();
-        if fresh.is_empty() {
-            break;
-        }
-        if Instant::now() >= seizing.deadline {
-            return Err(FreezeError::Unsteady { pid, waited: limit });
-        }
-        for tid in fresh {
-            seizing.attach(tid)?;
-            fault::point("mid.freeze.seized")?;
-        }
-        seizing.await_stops()?;
-        fault::point("mid.freeze.stopped")?;
-    }
-    if !seizing.has(pid) {
-        let alone = seizing.taken.stopped.is_empty();
-        return Err(if alone { FreezeError::Died { pid } } else { FreezeError::LeaderExited { pid } });
-    }
-    seizing.complete(true)
+    Seizing::start(pid, Limit::from_now(limit))?.finish()
 }
 
 /// Stops one thread of process `pid`, the one that notices least; the others run.
@@ -101,7 +80,7 @@ pub fn seize_within(pid: Pid, limit: Duration) -> Result<Frozen, FreezeError> {
 /// A thread that runs or waits in a restartable call is preferred: a few calls (epoll_wait with a time limit and
 /// the like) end with EINTR at any stop. Before all, one without seccomp filters that could judge a borrowed call.
 pub fn seize_one(pid: Pid) -> Result<Frozen, FreezeError> {
-    let mut seizing = Seizing::begin(pid, FREEZE_LIMIT)?;
+    let mut seizing = Seizing::begin(pid, Limit::from_now(FREEZE_LIMIT))?;
     let mut tids = seizing.list()?;
     tids.sort_by_cached_key(|tid| {
         let is_judged = status::read_thread(pid, *tid).is_ok_and(|status| status.seccomp != 0);
@@ -125,16 +104,32 @@ pub fn seize_one(pid: Pid) -> Result<Frozen, FreezeError> {
     Err(FreezeError::Died { pid })
 }
 
-/// A process on its way to a stop.
-struct Seizing {
+/// How long something may take, and when that is over.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limit {
+    pub(super) time: Duration,
+    pub(super) until: Instant,
+}
+
+impl Limit {
+    pub(super) fn from_now(time: Duration) -> Limit {
+        Limit { time, until: Instant::now() + time }
+    }
+
+    pub(super) fn is_over(&self) -> bool {
+        Instant::now() >= self.until
+    }
+}
+
+/// A process on its way to a stop. Dropping it lets all its threads run on.
+pub(super) struct Seizing {
     pid: Pid,
     pidfd: OwnedFd,
     taken: Taken,
     restarts: Restarts,
     /// How often each thread was let run for a moment.
     moments: HashMap<Pid, u32>,
-    limit: Duration,
-    deadline: Instant,
+    limit: Limit,
 }
 
 /// The threads taken so far; dropping it lets them run on.
@@ -168,13 +163,51 @@ fn let_go(tid: Pid) {
 }
 
 impl Seizing {
-    fn begin(pid: Pid, limit: Duration) -> Result<Seizing, FreezeError> {
+    /// Asks every thread that the process has now to stop.
+    pub(super) fn start(pid: Pid, limit: Limit) -> Result<Seizing, FreezeError> {
+        let mut seizing = Seizing::begin(pid, limit)?;
+        let threads = seizing.list()?;
+        seizing.restarts = Restarts::look(pid, &threads);
+        seizing.attach_all(threads)?;
+        Ok(seizing)
+    }
+
+    /// Waits until all have stopped, those too that were made meanwhile, and saves their state.
+    pub(super) fn finish(mut self) -> Result<Frozen, FreezeError> {
+        let pid = self.pid;
+        loop {
+            self.await_stops()?;
+            fault::point("mid.freeze.stopped")?;
+            let fresh: Vec<Pid> = self.list()?.into_iter().filter(|tid| !self.has(*tid)).collect();
+            if fresh.is_empty() {
+                break;
+            }
+            if self.limit.is_over() {
+                return Err(FreezeError::Unsteady { pid, waited: self.limit.time });
+            }
+            self.attach_all(fresh)?;
+        }
+        if !self.has(pid) {
+            let alone = self.taken.stopped.is_empty();
+            return Err(if alone { FreezeError::Died { pid } } else { FreezeError::LeaderExited { pid } });
+        }
+        self.complete(true)
+    }
+
+    fn attach_all(&mut self, tids: Vec<Pid>) -> Result<(), FreezeError> {
+        for tid in tids {
+            self.attach(tid)?;
+            fault::point("mid.freeze.seized")?;
+        }
+        Ok(())
+    }
+
+    fn begin(pid: Pid, limit: Limit) -> Result<Seizing, FreezeError> {
         refuse_what_cannot_be_stopped(pid)?;
         let pidfd = pidfd::open(pid).map_err(|errno| match errno {
             Errno::ESRCH => FreezeError::NoProcess { pid },
             source => FreezeError::Ptrace { tid: pid, request: "pidfd_open", source },
         })?;
-        let deadline = Instant::now() + limit;
         Ok(Seizing {
             pid,
             pidfd,
@@ -182,7 +215,6 @@ impl Seizing {
             restarts: Restarts::default(),
             moments: HashMap::new(),
             limit,
-            deadline,
         })
     }
 
@@ -313,14 +345,14 @@ impl Seizing {
         {
             return Err(FreezeError::LeaderExited { pid });
         }
-        if Instant::now() < self.deadline {
+        if !self.limit.is_over() {
             return Ok(());
         }
         let tid = self.taken.interrupted[0];
         let state = stat::read_thread(pid, tid).map_or('?', |stat| char::from(stat.state));
         let wchan = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/wchan"));
         let wchan = wchan.ok().filter(|name| name != "0").unwrap_or_else(|| "?".to_owned());
-        Err(FreezeError::Unstoppable { pid, tid, waited: self.limit, state, wchan })
+        Err(FreezeError::Unstoppable { pid, tid, waited: self.limit.time, state, wchan })
     }
 
     /// Saves the state of every stopped thread.

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use godwit_page_server::store::sink::Takes;
 use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PageRun};
@@ -29,12 +29,24 @@ const NEAR_WORDS: usize = 64;
 /// Parts of the table with a lock each: readers are at different extents.
 const SHARDS: u64 = 32;
 
-/// What is known of hot pages, by address.
+/// What is left of the bounds, for the tables of all processes of a tree together.
+#[derive(Debug)]
+pub struct Left {
+    contents: AtomicUsize,
+    hashes: AtomicUsize,
+}
+
+impl Default for Left {
+    fn default() -> Left {
+        Left { contents: AtomicUsize::new(CONTENTS_MAX), hashes: AtomicUsize::new(HASHES_MAX) }
+    }
+}
+
+/// What is known of a process's hot pages, by address.
 #[derive(Debug)]
 pub struct Hot {
     shards: Vec<Mutex<HashMap<u64, Entry>>>,
-    contents_left: AtomicUsize,
-    hashes_left: AtomicUsize,
+    left: Arc<Left>,
     /// The last acknowledged round.
     base: Option<u32>,
 }
@@ -65,20 +77,16 @@ pub enum Met {
     Near(PageHash),
 }
 
-impl Default for Hot {
-    fn default() -> Hot {
-        Hot::bounded(CONTENTS_MAX, HASHES_MAX)
+impl Drop for Hot {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
 impl Hot {
-    fn bounded(contents: usize, hashes: usize) -> Hot {
-        Hot {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            contents_left: AtomicUsize::new(contents),
-            hashes_left: AtomicUsize::new(hashes),
-            base: None,
-        }
+    /// A table that knows nothing, within what is left of the bounds.
+    pub fn within(left: Arc<Left>) -> Hot {
+        Hot { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), left, base: None }
     }
 
     /// The table as a round sees it that builds on `base`. Where the sink has no use for it, or the table is of another
@@ -126,8 +134,8 @@ impl Hot {
 
     fn give_back(&self, entry: &Entry) {
         let left = match entry.known {
-            Known::Contents(_) => &self.contents_left,
-            Known::Hash(_) => &self.hashes_left,
+            Known::Contents(_) => &self.left.contents,
+            Known::Hash(_) => &self.left.hashes,
         };
         left.fetch_add(1, Ordering::Relaxed);
     }
@@ -137,12 +145,12 @@ impl Hot {
         let take = |left: &AtomicUsize| {
             left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).is_ok()
         };
-        if take(&self.contents_left) {
+        if take(&self.left.contents) {
             let mut contents = Box::new([0; PAGE]);
             contents.copy_from_slice(page);
             return Some(Known::Contents(contents));
         }
-        take(&self.hashes_left).then(|| Known::Hash(page_hash(page)))
+        take(&self.left.hashes).then(|| Known::Hash(page_hash(page)))
     }
 }
 
@@ -275,6 +283,10 @@ mod tests {
         Base { round, covered: PagesPlan { owner: PageOwner::Task(1), pages_id: 1, runs: covered } }
     }
 
+    fn bounded(contents: usize, hashes: usize) -> Hot {
+        Hot::within(Arc::new(Left { contents: AtomicUsize::new(contents), hashes: AtomicUsize::new(hashes) }))
+    }
+
     type Memory = BTreeMap<u64, Vec<u8>>;
 
     /// What the server would make of a page: it takes nothing on trust.
@@ -311,7 +323,7 @@ mod tests {
         let (mut same, mut near, mut failed) = (0, 0, 0);
         for case in 0..200 {
             // Tight bounds in some: contents for few pages, or only hashes, or nothing.
-            let mut hot = Hot::bounded([64, 8, 0, 0][case % 4], [64, 8, 16, 0][case % 4]);
+            let mut hot = bounded([64, 8, 0, 0][case % 4], [64, 8, 16, 0][case % 4]);
             let (mut memory, mut chain): (Memory, Memory) = Default::default();
             let mut acknowledged: Option<Base> = None;
             let mut dirty: Vec<u64> = Vec::new();
@@ -389,7 +401,7 @@ mod tests {
 
     #[test]
     fn bounds_hold_and_what_cools_down_makes_room() {
-        let mut hot = Hot::bounded(2, 1);
+        let mut hot = bounded(2, 1);
         let covered = runs(0..PAGES);
         hot.acknowledge(1, &covered);
         let page = vec![7; PAGE];
@@ -409,8 +421,8 @@ mod tests {
         let view = hot.of_round(BOTH, Some(&later)).unwrap();
         assert!((10..14).all(|number| meet(view, number, 8) == Met::Other));
         let left = |left: &AtomicUsize| left.load(Ordering::Relaxed);
-        assert_eq!((left(&hot.contents_left), left(&hot.hashes_left)), (0, 0));
+        assert_eq!((left(&hot.left.contents), left(&hot.left.hashes)), (0, 0));
         assert!(hot.of_round(Takes::default(), Some(&later)).is_none());
-        assert_eq!((left(&hot.contents_left), left(&hot.hashes_left)), (2, 1), "all was given back");
+        assert_eq!((left(&hot.left.contents), left(&hot.left.hashes)), (2, 1), "all was given back");
     }
 }

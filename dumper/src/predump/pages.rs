@@ -1,16 +1,17 @@
-//! The page path: reads the pages of a round's list out of the process and hands them to the sink.
+//! The page path: reads the pages of a round's lists out of the processes and hands them to the sink.
 //!
-//! Readers (`reader`) share the list extent by extent.
+//! Readers (`reader`) share the lists extent by extent.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use godwit_page_server::store::sink::{Sink, SinkError};
 use godwit_wire::fault;
-use godwit_wire::plan::{EXTENT_SLOTS, PageRun, PagesPlan, RoundPlan};
+use godwit_wire::plan::{EXTENT_SLOTS, PageOwner, PageRun, PagesPlan, RoundPlan};
+use hdrhistogram::Histogram;
 use nix::unistd::Pid;
 
 use super::hot;
@@ -20,7 +21,7 @@ use crate::interrupt::{self, Interrupted};
 use crate::pool::Pool;
 use crate::task::shmem::Segment;
 
-pub use super::sent::{PageHash, SentPages, latency_histogram, page_hash, split_off};
+pub use super::sent::{Counts, PageHash, Sent, SentPages, latency_histogram, page_hash};
 
 /// Why pages could not be sent.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +42,12 @@ pub enum PagesError {
     Died {
         /// The process.
         pid: Pid,
+    },
+    /// A list of pages is that of a process nobody knows.
+    #[error("pages are listed of a process that is {inside} inside, and there is none in the tree")]
+    Stranger {
+        /// Its pid in its own pid namespace.
+        inside: u32,
     },
     /// A page of a shared memory segment cannot be read.
     #[error("shared memory {id} of process {pid}: the page at offset {offset:#x} cannot be read")]
@@ -69,56 +76,71 @@ pub enum PagesError {
     Injected(#[from] godwit_wire::fault::Injected),
 }
 
+/// Whose memory the lists of tasks are.
+#[derive(Clone, Copy, Debug)]
+pub enum Owners<'a> {
+    /// All of one process.
+    One(Pid),
+    /// Each of the process with this pid inside.
+    Tree(&'a BTreeMap<u32, Pid>),
+}
+
+impl Owners<'_> {
+    /// The process with a pid inside, as the dumper sees it.
+    fn pid(&self, inside: u32) -> Option<Pid> {
+        match self {
+            Owners::One(pid) => Some(*pid),
+            Owners::Tree(tree) => tree.get(&inside).copied(),
+        }
+    }
+}
+
 /// Where and how pages are read.
 #[derive(Clone, Copy, Debug)]
 pub struct PageSource<'a> {
-    /// The process, as the dumper sees it.
-    pub pid: Pid,
-    /// The process runs: a listed page may be gone by the time it is read.
+    /// The processes.
+    pub owners: Owners<'a>,
+    /// The processes run: a listed page may be gone by the time it is read, or the process.
     pub live: bool,
     /// Reader threads, at least 1.
     pub readers: usize,
     /// The shared memory segments whose lists may be sent.
     pub segments: &'a [Segment],
-    /// Pages of the task that the hash of each is wanted of: those that fill the first so many slots.
+    /// Pages of a task that the hash of each is wanted of: those that fill the first so many slots.
     pub hashed_slots: u64,
     /// Where pages are read into.
     pub pool: &'a Pool,
-    /// What is known of pages that are sent again, if there are rounds.
-    pub hot: Option<hot::View<'a>>,
-    /// Once it is set, no more extents are read: the process may be stopped, and waits for what nobody wants any more.
+    /// What is known of pages that are sent again, by pages file.
+    pub hot: &'a BTreeMap<u32, hot::View<'a>>,
+    /// Once it is set, no more extents are read: the processes may be stopped, and wait for what nobody wants any more.
     pub stop: &'a AtomicBool,
 }
 
 /// For those who never give up: see [`PageSource::stop`].
 pub static GOES_ON: AtomicBool = AtomicBool::new(false);
+/// For those who know nothing of pages that were sent before: see [`PageSource::hot`].
+pub static NONE_HOT: BTreeMap<u32, hot::View<'static>> = BTreeMap::new();
 
 impl PageSource<'_> {
-    /// Sends every present page of `plan`.
+    /// Sends every present page of all lists of a round.
     ///
     /// # Errors
     /// See [`PagesError`]; the round is then to be abandoned.
-    pub fn send(&self, plan: &PagesPlan, round: u32, sink: &dyn Sink) -> Result<SentPages, PagesError> {
-        let all: Vec<u64> = (0..plan.slots().div_ceil(EXTENT_SLOTS)).collect();
-        self.send_these(plan, round, sink, &all)
-    }
-
-    /// Sends every present page of all lists of a round; answers by pages file.
-    ///
-    /// # Errors
-    /// As [`PageSource::send`].
-    pub fn send_all(
-        &self,
-        plan: &RoundPlan,
-        sink: &dyn Sink,
-    ) -> Result<BTreeMap<u32, SentPages>, PagesError> {
-        plan.pages.iter().map(|pages| Ok((pages.pages_id, self.send(pages, plan.round, sink)?))).collect()
+    pub fn send_all(&self, plan: &RoundPlan, sink: &dyn Sink) -> Result<Sent, PagesError> {
+        let work = |plan| {
+            let hot = self.hot.get(&plan.pages_id).copied();
+            self.work(plan, (0..plan.slots().div_ceil(EXTENT_SLOTS)).collect(), hot)
+        };
+        let works: Vec<Work<'_>> = plan.pages.iter().map(work).collect::<Result<_, _>>()?;
+        let (tallies, read_latency_us) = self.run(&works, plan.round, sink)?;
+        let sent = works.iter().zip(tallies).map(|(work, tally)| (work.plan.pages_id, tally.finish()));
+        Ok(Sent { pages: sent.collect(), read_latency_us })
     }
 
     /// Sends only the named extents again (all of each), after the other side asked for them.
     ///
     /// # Errors
-    /// As [`PageSource::send`].
+    /// As [`PageSource::send_all`].
     pub fn send_extents(
         &self,
         plan: &PagesPlan,
@@ -127,54 +149,92 @@ impl PageSource<'_> {
         extents: &[u64],
     ) -> Result<SentPages, PagesError> {
         // It may be asked for because what is known of its pages does not hold at the other side.
-        let hot = self.hot.map(hot::View::only_noted);
-        PageSource { hot, ..*self }.send_these(plan, round, sink, extents)
+        let hot = self.hot.get(&plan.pages_id).map(|view| view.only_noted());
+        let work = self.work(plan, extents.to_vec(), hot)?;
+        let (mut tallies, _) = self.run(&[work], round, sink)?;
+        Ok(tallies.pop().unwrap_or_default().finish())
     }
 
-    fn send_these(
+    fn work<'p>(
         &self,
-        plan: &PagesPlan,
+        plan: &'p PagesPlan,
+        extents: Vec<u64>,
+        hot: Option<hot::View<'p>>,
+    ) -> Result<Work<'p>, PagesError> {
+        let pid = match plan.owner {
+            PageOwner::Task(inside) => self.owners.pid(inside).ok_or(PagesError::Stranger { inside })?,
+            // Read from the file itself.
+            PageOwner::Shmem(_) => Pid::this(),
+        };
+        Ok(Work { plan, pid, placed: plan.placed().collect(), extents, hot })
+    }
+
+    /// Reads and hands over extents of several lists; gives what became of each list, and the times of reads.
+    fn run(
+        &self,
+        works: &[Work<'_>],
         round: u32,
         sink: &dyn Sink,
-        extents: &[u64],
-    ) -> Result<SentPages, PagesError> {
-        let placed: Vec<(PageRun, Range<u64>)> = plan.placed().collect();
-        let next = AtomicU64::new(0);
+    ) -> Result<(Vec<Tally>, Histogram<u64>), PagesError> {
+        // Extents of all lists in one row, so that a tree of small processes keeps all readers busy too.
+        let row = |(of, work): (usize, &Work<'_>)| (0..work.extents.len()).map(move |at| (of, at));
+        let row: Vec<(usize, usize)> = works.iter().enumerate().flat_map(row).collect();
+        let next = AtomicUsize::new(0);
         let failed = AtomicBool::new(false);
-        let total = Mutex::new(Tally::new(extents.len()));
-        let readers = self.readers.clamp(1, extents.len().max(1));
+        let tallies: Vec<Tally> = works.iter().map(|_| Tally::default()).collect();
+        let total = Mutex::new((tallies, latency_histogram()));
         std::thread::scope(|scope| {
-            let work: Vec<_> = (0..readers)
+            let readers: Vec<_> = (0..self.readers.clamp(1, row.len().max(1)))
                 .map(|_| {
                     scope.spawn(|| {
-                        let mut reader = Reader::new(*self, plan, &placed, round, sink);
-                        let mut tally = Tally::new(extents.len());
                         let _stop = StopOthers(&failed);
+                        let mut latency_us = latency_histogram();
+                        let mut done: Vec<(usize, Tally)> = Vec::new();
+                        let mut reader = None;
                         while !failed.load(Ordering::Relaxed) {
-                            let index = next.fetch_add(1, Ordering::Relaxed) as usize;
-                            let Some(&extent) = extents.get(index) else { break };
-                            let read = self.safe_point().and_then(|()| reader.extent(extent, &mut tally));
+                            let Some(&(of, at)) = row.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                            if done.last().is_none_or(|(last, _)| *last != of) {
+                                done.push((of, Tally::default()));
+                                reader = None;
+                            }
+                            let Some((_, tally)) = done.last_mut() else { break };
+                            let work = &works[of];
+                            let reader = reader.get_or_insert_with(|| Reader::new(*self, work, round, sink));
+                            let read = self
+                                .safe_point()
+                                .and_then(|()| reader.extent(work.extents[at], tally, &mut latency_us));
                             match read {
-                                Ok(hashes) => tally.hashes[index] = Some(hashes),
+                                Ok(hashes) => tally.hashes.push((at, hashes)),
                                 Err(error) => {
                                     failed.store(true, Ordering::Relaxed);
                                     return Err(error);
                                 }
                             }
                         }
-                        total.lock().unwrap_or_else(|poison| poison.into_inner()).add(tally);
+                        let mut total = total.lock().unwrap_or_else(|poison| poison.into_inner());
+                        done.into_iter().for_each(|(of, tally)| total.0[of].add(tally));
+                        total.1 += latency_us;
                         Ok(())
                     })
                 })
                 .collect();
-            work.into_iter().try_for_each(|reader| match reader.join() {
+            readers.into_iter().try_for_each(|reader| match reader.join() {
                 Ok(outcome) => outcome,
                 Err(panic) => std::panic::resume_unwind(panic),
             })
         })?;
-        let total = total.into_inner().unwrap_or_else(|poison| poison.into_inner());
-        Ok(total.finish())
+        Ok(total.into_inner().unwrap_or_else(|poison| poison.into_inner()))
     }
+}
+
+/// A list, and which of its extents are to be sent.
+pub(super) struct Work<'p> {
+    pub(super) plan: &'p PagesPlan,
+    /// The process whose memory it is, of a task's list.
+    pub(super) pid: Pid,
+    pub(super) placed: Vec<(PageRun, Range<u64>)>,
+    extents: Vec<u64>,
+    pub(super) hot: Option<hot::View<'p>>,
 }
 
 impl PageSource<'_> {

@@ -14,10 +14,12 @@ use bytes::Bytes;
 use godwit_page_server::store::sink::{Content, Fill, Sink, Takes};
 use godwit_wire::image::extent::{ExtentHash, extent_hash};
 use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE, PageOwner, PageRun, PagesPlan};
+use hdrhistogram::Histogram;
 use nix::errno::Errno;
+use nix::unistd::Pid;
 
 use super::hot::{Met, View};
-use super::pages::{PageSource, PagesError};
+use super::pages::{PageSource, PagesError, Work};
 use super::sent::{ExtentHashes, PageHash, Tally, latency_us, page_hash};
 use crate::pool::Room;
 use crate::sys;
@@ -47,8 +49,10 @@ impl Kind {
 
 pub(super) struct Reader<'a> {
     source: PageSource<'a>,
+    pid: Pid,
     plan: &'a PagesPlan,
     placed: &'a [(PageRun, Range<u64>)],
+    hot: Option<View<'a>>,
     round: u32,
     sink: &'a dyn Sink,
     takes: Takes,
@@ -61,17 +65,23 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     pub(super) fn new(
         source: PageSource<'a>,
-        plan: &'a PagesPlan,
-        placed: &'a [(PageRun, Range<u64>)],
+        work: &'a Work<'a>,
         round: u32,
         sink: &'a dyn Sink,
     ) -> Reader<'a> {
+        let Work { plan, pid, placed, hot, .. } = work;
         let (takes, kinds) = (Takes::default(), Vec::with_capacity(EXTENT_SLOTS as usize));
-        Reader { source, plan, placed, round, sink, takes, mem: None, kinds, difference: Vec::new() }
+        let (pid, hot, mem, difference) = (*pid, *hot, None, Vec::new());
+        Reader { source, pid, plan, placed, hot, round, sink, takes, mem, kinds, difference }
     }
 
     /// Reads one extent, hands it over and returns its hashes.
-    pub(super) fn extent(&mut self, extent: u64, tally: &mut Tally) -> Result<ExtentHashes, PagesError> {
+    pub(super) fn extent(
+        &mut self,
+        extent: u64,
+        tally: &mut Tally,
+        latency: &mut Histogram<u64>,
+    ) -> Result<ExtentHashes, PagesError> {
         // What is worth making changes with the link.
         self.takes = self.sink.takes();
         let first = extent * EXTENT_SLOTS;
@@ -85,7 +95,7 @@ impl<'a> Reader<'a> {
             PageOwner::Task(_) => self.read(&pieces, bytes, tally)?,
             PageOwner::Shmem(id) => self.read_segment(id, &pieces, bytes)?,
         }
-        tally.latency_us.saturating_record(latency_us(begun.elapsed()));
+        latency.saturating_record(latency_us(begun.elapsed()));
         let kind = |page| if is_zero(page) { Kind::Zero } else { Kind::Data };
         self.kinds.clear();
         self.kinds.extend(bytes.chunks_exact(PAGE).map(kind));
@@ -96,7 +106,7 @@ impl<'a> Reader<'a> {
             PageOwner::Task(_) => first < self.source.hashed_slots,
         };
         let pages = if is_wanted { bytes.chunks_exact(PAGE).map(page_hash).collect() } else { Vec::new() };
-        if let (PageOwner::Task(_), Some(hot)) = (self.plan.owner, self.source.hot) {
+        if let (PageOwner::Task(_), Some(hot)) = (self.plan.owner, self.hot) {
             self.meet(hot, &pieces, bytes);
         }
         self.merge_zeros();
@@ -136,9 +146,9 @@ impl<'a> Reader<'a> {
     }
 
     fn read_segment(&self, id: u64, pieces: &[Remote], bytes: &mut [u8]) -> Result<(), PagesError> {
-        let pid = self.source.pid;
-        let failed = |offset, source| PagesError::Segment { pid, id, offset, source };
         let segment = self.source.segments.iter().find(|segment| segment.id == id);
+        let pid = segment.map_or(self.pid, |segment| segment.pid);
+        let failed = |offset, source| PagesError::Segment { pid, id, offset, source };
         let segment = segment.ok_or_else(|| failed(0, io::ErrorKind::NotFound.into()))?;
         let mut rest = bytes;
         for piece in pieces {
@@ -160,10 +170,17 @@ impl<'a> Reader<'a> {
                 bytes[done..].fill(0);
                 return Ok(());
             };
-            let settled = match sys::process_vm::read(self.source.pid, &rest, &mut bytes[done..]) {
+            let settled = match sys::process_vm::read(self.pid, &rest, &mut bytes[done..]) {
                 // A call that ends inside a page faulted there: that page is read again.
                 Ok(read) if read >= PAGE => read - read % PAGE,
-                Err(Errno::ESRCH) => return Err(PagesError::Died { pid: self.source.pid }),
+                // It has ended, and its pages with it.
+                Err(Errno::ESRCH) if self.source.live => {
+                    let pages = |piece: &Remote| (piece.addr..).step_by(PAGE).take(piece.len / PAGE);
+                    tally.gone.extend(rest.iter().flat_map(pages));
+                    bytes[done..].fill(0);
+                    return Ok(());
+                }
+                Err(Errno::ESRCH) => return Err(PagesError::Died { pid: self.pid }),
                 Ok(_) | Err(_) => self.read_refused(next.addr, &mut bytes[done..done + next.len], tally)?,
             };
             done += settled;
@@ -186,9 +203,9 @@ impl<'a> Reader<'a> {
             }
             Ok(_) => {
                 let source = io::ErrorKind::UnexpectedEof.into();
-                Err(PagesError::Unreadable { pid: self.source.pid, vaddr, source })
+                Err(PagesError::Unreadable { pid: self.pid, vaddr, source })
             }
-            Err(source) => Err(PagesError::Unreadable { pid: self.source.pid, vaddr, source }),
+            Err(source) => Err(PagesError::Unreadable { pid: self.pid, vaddr, source }),
         }
     }
 
@@ -196,7 +213,7 @@ impl<'a> Reader<'a> {
     fn mem(&mut self) -> io::Result<&File> {
         let mem = match self.mem.take() {
             Some(mem) => mem,
-            None => File::open(format!("/proc/{}/mem", self.source.pid))?,
+            None => File::open(format!("/proc/{}/mem", self.pid))?,
         };
         Ok(self.mem.insert(mem))
     }

@@ -1,10 +1,12 @@
-//! Pre-dump rounds: copies of what was written since the round before, while the process runs.
+//! Pre-dump rounds: copies of what was written since the round before, while the processes run.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use godwit_page_server::store::sink::Sink;
+use godwit_page_server::store::sink::{Sink, Takes};
 use godwit_wire::fault;
 use godwit_wire::plan::{PAGE_SIZE, PageOwner, PageRun, PagesPlan, RoundKind, RoundPlan};
 use hdrhistogram::Histogram;
@@ -12,12 +14,13 @@ use nix::unistd::Pid;
 
 use super::converge::{self, Next};
 use super::held::{self, Held};
-use super::hot::Hot;
-use super::pages::{self, GOES_ON, PageSource, SentPages};
-use super::segments::{self, Comparing, Segments};
-use super::tracker::{Ask, Tracker, TrackerError, present};
+use super::hot::{self, Hot};
+use super::pages::{self, Counts, GOES_ON, Owners, PageSource, Sent, SentPages};
+use super::segments::{self, Comparing, PagesIds, Segments};
+use super::tracker::{Ask, Tracker, TrackerError, Trackers, present};
 use super::{plan, whole};
 use crate::collect::images::{ImageSet, Origin};
+use crate::collect::tree::{Task, Tree};
 use crate::error::DumpError;
 use crate::interrupt;
 use crate::options::Options;
@@ -29,27 +32,40 @@ use crate::progress::Progress;
 use crate::report::{DumpStats, RoundReport, SharedPages};
 use crate::task::{shmem, vmas};
 
-/// The number of the one task's pages file; the same in every round of a session.
-pub const PAGES_ID: u32 = 1;
-
 /// What the rounds leave for the last freeze.
 pub struct Rounds {
-    /// The tracker that knows what was written since; `None` when no round ran.
-    pub tracker: Option<Box<dyn Tracker>>,
-    /// The last acknowledged round and the pages that it covers, itself or through its parents.
-    pub base: Option<Base>,
-    /// What it holds of them, told by hashes, where those are wanted.
-    pub held: Held,
-    /// What the last acknowledged round holds of shared memory segments.
+    /// What is known of each process, as the dumper sees its pid; of none when no round ran.
+    tasks: BTreeMap<Pid, TaskRounds>,
+    /// The last acknowledged round.
+    base_round: Option<u32>,
+    /// What that holds of shared memory segments.
     pub segments: Segments,
-    /// What the last acknowledged round holds of pages that are sent again and again.
-    pub hot: Hot,
+    /// Numbers of pages files.
+    pub pages_ids: PagesIds,
     /// What each round did.
     pub reports: Vec<RoundReport>,
     /// Time of page reads, in microseconds.
     pub read_latency_us: Histogram<u64>,
     /// Number that the next round gets.
     pub next_round: u32,
+    /// What is left of the bounds for hot pages.
+    hot_left: Arc<hot::Left>,
+    trackers: Trackers,
+}
+
+/// What rounds know of one process.
+struct TaskRounds {
+    task: Task,
+    /// The number of its pages file.
+    pages_id: u32,
+    /// Knows what was written since the last round.
+    tracker: Box<dyn Tracker>,
+    /// The last acknowledged round and the pages that it covers, itself or through its parents.
+    base: Option<Base>,
+    /// What it holds of them, told by hashes, where those are wanted.
+    held: Held,
+    /// What it holds of pages that are sent again and again.
+    hot: Hot,
 }
 
 /// An acknowledged round to build on.
@@ -63,7 +79,7 @@ pub struct Base {
 
 /// Where rounds come from and go to.
 pub struct RoundsOf<'a> {
-    /// The process.
+    /// The root of the tree.
     pub root: &'a Root,
     /// Where the images go.
     pub sink: &'a dyn Sink,
@@ -80,25 +96,65 @@ pub struct RoundsOf<'a> {
 }
 
 impl Rounds {
-    /// The plan of the last set: the task's own pages. Those of shared memory segments are to be added.
-    pub fn final_plan(&self, listed: &Listed) -> RoundPlan {
-        let pages = vec![listed.plan.clone()];
+    /// The plan of the last set: the processes' own pages. Those of shared memory segments are to be added.
+    pub fn final_plan<'a>(&self, listed: impl Iterator<Item = &'a Listed>) -> RoundPlan {
         RoundPlan {
             round: self.next_round,
-            base_round: self.base.as_ref().map(|base| base.round),
+            base_round: self.base_round,
             kind: RoundKind::Final,
-            pages,
+            pages: listed.map(|listed| listed.plan.clone()).collect(),
         }
+    }
+
+    /// The root's tracker, if rounds ran.
+    pub fn tracker(&self, root: Pid) -> Option<&'static str> {
+        self.tasks.get(&root).map(|of| of.tracker.name())
+    }
+
+    /// What is known of hot pages, by pages file, for a set that is sent now.
+    pub fn hot(&mut self, takes: Takes) -> BTreeMap<u32, hot::View<'_>> {
+        let view = |of: &'_ mut TaskRounds| Some((of.pages_id, of.hot.of_round(takes, of.base.as_ref())?));
+        self.tasks.values_mut().filter_map(view).collect()
+    }
+
+    /// Arms a tracker on every process of the tree that has none, and forgets those that are gone.
+    fn adopt(&mut self, root: Pid) -> Result<(), DumpError> {
+        let tree = Tree::walk(root)?;
+        let mut known = std::mem::take(&mut self.tasks);
+        let many = tree.tasks.len() as u64;
+        for task in tree.tasks {
+            let pid = task.pid;
+            if let Some(of) = known.remove(&pid).filter(|of| of.task.is(&task)) {
+                self.tasks.insert(pid, of);
+                continue;
+            }
+            let tracker = match self.trackers.attach(pid) {
+                Ok(tracker) => tracker,
+                Err(_) if pid != root && !task.lives() => continue,
+                Err(error) => return Err(error.into()),
+            };
+            let of = TaskRounds {
+                task,
+                pages_id: self.pages_ids.give(),
+                tracker,
+                base: None,
+                // All tables together stay within the bound.
+                held: Held::bounded(held::PAGES_MAX / many),
+                hot: Hot::within(Arc::clone(&self.hot_left)),
+            };
+            self.tasks.insert(pid, of);
+        }
+        Ok(())
     }
 }
 
 impl RoundsOf<'_> {
-    /// Runs rounds until another does not pay. `tracker` must be armed; it is not asked for anything before.
+    /// Runs rounds until another does not pay.
     ///
     /// # Errors
-    /// When a round cannot be read or stored. The process runs on untouched.
-    pub fn run(&self, tracker: Box<dyn Tracker>) -> Result<Rounds, DumpError> {
-        let mut rounds = Rounds { tracker: Some(tracker), ..self.none() };
+    /// When a round cannot be read or stored. The processes run on untouched.
+    pub fn run(&self) -> Result<Rounds, DumpError> {
+        let mut rounds = self.none();
         loop {
             match converge::next(&rounds.reports, &self.options.limits) {
                 Next::Round => self.one(&mut rounds)?,
@@ -113,68 +169,97 @@ impl RoundsOf<'_> {
     /// No rounds: the last freeze takes everything.
     pub fn none(&self) -> Rounds {
         Rounds {
-            tracker: None,
-            base: None,
-            held: Held::default(),
-            segments: Segments::new(PAGES_ID + 1),
-            hot: Hot::default(),
+            tasks: BTreeMap::new(),
+            base_round: None,
+            segments: Segments::default(),
+            pages_ids: PagesIds::default(),
             reports: Vec::new(),
             read_latency_us: pages::latency_histogram(),
             next_round: self.first_round,
+            hot_left: Arc::default(),
+            trackers: Trackers::new(self.options.tracker, self.options.readers),
         }
     }
 
     fn one(&self, rounds: &mut Rounds) -> Result<(), DumpError> {
         interrupt::check()?;
         let begun = Instant::now();
-        let pid = self.root.pid;
-        let Some(tracker) = rounds.tracker.as_mut() else { return Ok(()) };
-        let listed = list(self.root, tracker.as_mut(), rounds.base.as_ref(), &rounds.held, None)?;
-        let hashed_slots = if tracker.wants_hashes() { held::PAGES_MAX } else { 0 };
+        rounds.adopt(self.root.pid)?;
+        let listed = self.list_all(rounds)?;
+        let hashed_slots = if rounds.tasks.values().any(|of| of.tracker.wants_hashes()) {
+            held::PAGES_MAX
+        } else {
+            0
+        };
         let readers = self.options.readers;
-        let segments = shmem::collect_running(pid, &listed.vmas);
-        let of_segments = rounds.segments.plans(&segments, false, &Comparing::patiently(readers))?;
+        let segments = shmem::collect_running(listed.iter().map(|(pid, listed)| (*pid, &listed.vmas[..])));
+        let comparing = Comparing::patiently(readers);
+        let of_segments = rounds.segments.plans(&segments, false, &mut rounds.pages_ids, &comparing)?;
         let round = rounds.next_round;
         let plan = RoundPlan {
             round,
-            base_round: rounds.base.as_ref().map(|base| base.round),
+            base_round: rounds.base_round,
             kind: RoundKind::Round,
-            pages: std::iter::once(listed.plan.clone()).chain(of_segments).collect(),
+            pages: listed.values().map(|listed| listed.plan.clone()).chain(of_segments).collect(),
         };
         rounds.next_round += 1;
         let slots = plan.pages.iter().map(PagesPlan::slots).sum();
         let progress = Progress::start(self.options.progress, round, slots);
         let plans = plan.pages.clone();
+        let owners = rounds.tasks.values().map(|of| (of.task.inside, of.task.pid)).collect();
         let mut images = ImageSet::begin(self.sink, plan, self.origin)?;
-        let (pool, stop, segments) = (self.pool, &GOES_ON, &segments[..]);
-        let hot = rounds.hot.of_round(self.sink.takes(), rounds.base.as_ref());
-        let source = PageSource { pid, live: true, readers, segments, hashed_slots, pool, hot, stop };
-        let mut sent = source.send_all(images.plan(), &progress.watch(self.sink))?;
-        sent.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
-        images.put(self.inventory.round()?)?;
-        interrupt::check()?;
-        let (sealed, resent) = images.seal(&source)?;
+        let (sealed, mut sent, resent) = {
+            let hot = &rounds.hot(self.sink.takes());
+            let (owners, segments) = (Owners::Tree(&owners), &segments[..]);
+            let (pool, stop, live) = (self.pool, &GOES_ON, true);
+            let source = PageSource { owners, live, readers, segments, hashed_slots, pool, hot, stop };
+            let sent = source.send_all(images.plan(), &progress.watch(self.sink))?;
+            sent.pages.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
+            self.root.check_alive()?;
+            images.put(self.inventory.round()?)?;
+            interrupt::check()?;
+            let (sealed, resent) = images.seal(&source)?;
+            (sealed, sent, resent)
+        };
         fault::point("mid.rounds.sealed")?;
         for again in resent {
-            if let Some(sent) = sent.get_mut(&again.pages_id) {
+            if let Some(sent) = sent.pages.get_mut(&again.pages_id) {
                 sent.sent_again(&again.extents, again.sent);
             }
         }
-        rounds.segments.acknowledge(&plans, &sent);
-        let (sent, shared) = pages::split_off(PAGES_ID, sent);
+        rounds.segments.acknowledge(&plans, &sent.pages);
         rounds.read_latency_us += &sent.read_latency_us;
-        rounds.read_latency_us += &shared.read_latency_us;
-        let report = report(round, &listed, &sent, begun.elapsed(), sealed.fsync_us)
-            .with_shared(SharedPages::of(&shared, segments::in_parent(&plans)));
+        let report = report(round, listed.values(), &sent, begun.elapsed(), sealed.fsync_us)
+            .with_shared(shared(&plans, &sent));
         progress.finish(&report);
-        if hashed_slots > 0 {
-            rounds.held.acknowledge(&listed.plan, &sent);
+        for (pid, listed) in listed {
+            let of = rounds.tasks.get_mut(&pid);
+            let (Some(of), Some(sent)) = (of, sent.pages.get(&listed.plan.pages_id)) else { continue };
+            if of.tracker.wants_hashes() {
+                of.held.acknowledge(&listed.plan, sent);
+            }
+            let covered = covered(listed.plan, sent);
+            of.hot.acknowledge(round, &covered.runs);
+            of.base = Some(Base { round, covered });
         }
-        let covered = covered(listed.plan, &sent);
-        rounds.hot.acknowledge(round, &covered.runs);
-        rounds.base = Some(Base { round, covered });
+        rounds.base_round = Some(round);
         rounds.reports.push(report);
         Ok(())
+    }
+
+    /// The page lists of all processes. One that has ended meanwhile is forgotten.
+    fn list_all(&self, rounds: &mut Rounds) -> Result<BTreeMap<Pid, Listed>, DumpError> {
+        let mut listed = BTreeMap::new();
+        let mut gone = Vec::new();
+        for (pid, of) in &mut rounds.tasks {
+            match list(&of.task, of.pages_id, of.tracker.as_mut(), of.base.as_ref(), &of.held, None) {
+                Ok(list) => drop(listed.insert(*pid, list)),
+                Err(_) if *pid != self.root.pid && !of.task.lives() => gone.push(*pid),
+                Err(error) => return Err(error),
+            }
+        }
+        gone.iter().for_each(|pid| drop(rounds.tasks.remove(pid)));
+        Ok(listed)
     }
 }
 
@@ -195,16 +280,18 @@ pub struct Listed {
 /// # Errors
 /// When the mappings or the page tables cannot be read.
 pub fn list(
-    root: &Root,
+    task: &Task,
+    pages_id: u32,
     tracker: &mut dyn Tracker,
     base: Option<&Base>,
     held: &Held,
     stopped_until: Option<Instant>,
 ) -> Result<Listed, DumpError> {
     let is_stopped = stopped_until.is_some();
-    let vmas = maps::read(root.pid)?;
-    let dumpable = with_pages(root.pid, &vmas);
-    let (tracked, whole) = whole::split(root.pid, dumpable.clone());
+    let pid = task.pid;
+    let vmas = maps::read(pid)?;
+    let dumpable = with_pages(pid, &vmas);
+    let (tracked, whole) = whole::split(pid, dumpable.clone());
     let mut dirty = tracker.collect(&Ask { vmas: &tracked, held, is_stopped, until: stopped_until })?;
     fault::point("mid.rounds.collected")?;
     let mut listable = tracked;
@@ -212,10 +299,10 @@ pub fn list(
         dirty = whole::with_all_of(dirty, &whole);
         listable = dumpable;
     } else if base.is_none() {
-        warn_of_whole(root.pid, &whole)?;
+        warn_of_whole(pid, &whole)?;
     }
-    let alive = alive(root.pid, &listable)?;
-    Ok(listed(root, plan::split(&alive, &dirty, base.map(|base| &base.covered)), vmas))
+    let alive = alive(pid, &listable)?;
+    Ok(listed(task, pages_id, plan::split(&alive, &dirty, base.map(|base| &base.covered)), vmas))
 }
 
 /// Says what the rounds leave for the freeze, which it makes longer.
@@ -228,31 +315,34 @@ fn warn_of_whole(pid: Pid, whole: &[Vma]) -> Result<(), TrackerError> {
     Ok(())
 }
 
-/// Lists the last set, of a process that is stopped and is to run on at `until`. Without an alive set (a test's wish) what the base round holds is
-/// taken to be alive still.
+/// Lists the last set of a process that is stopped and is to run on at `until`: one that no round knows whole. Without
+/// an alive set (a test's wish) what the base round holds is taken to be alive still.
 ///
 /// # Errors
 /// As [`list`].
 pub fn list_last(
-    root: &Root,
+    task: &Task,
     rounds: &mut Rounds,
     alive_set: bool,
     until: Instant,
 ) -> Result<Listed, DumpError> {
-    let (Some(tracker), base) = (rounds.tracker.as_mut(), rounds.base.as_ref()) else {
-        let vmas = maps::read(root.pid)?;
-        let alive = alive(root.pid, &with_pages(root.pid, &vmas))?;
-        return Ok(listed(root, alive, vmas));
+    let base_round = rounds.base_round;
+    let known = rounds.tasks.get_mut(&task.pid).filter(|of| of.task.is(task));
+    let Some(of) = known else {
+        let vmas = maps::read(task.pid)?;
+        let alive = alive(task.pid, &with_pages(task.pid, &vmas))?;
+        return Ok(listed(task, rounds.pages_ids.give(), alive, vmas));
     };
-    let mut last = list(root, tracker.as_mut(), base, &rounds.held, Some(until))?;
+    let base = of.base.as_ref().filter(|base| Some(base.round) == base_round);
+    let mut last = list(task, of.pages_id, of.tracker.as_mut(), base, &of.held, Some(until))?;
     if let (false, Some(base)) = (alive_set, base) {
         last.plan.runs = plan::with_base(&last.plan.runs, &base.covered.runs);
     }
     Ok(last)
 }
 
-fn listed(root: &Root, runs: Vec<PageRun>, vmas: Vec<Vma>) -> Listed {
-    Listed { plan: PagesPlan { owner: PageOwner::Task(root.inside), pages_id: PAGES_ID, runs }, vmas }
+fn listed(task: &Task, pages_id: u32, runs: Vec<PageRun>, vmas: Vec<Vma>) -> Listed {
+    Listed { plan: PagesPlan { owner: PageOwner::Task(task.inside), pages_id, runs }, vmas }
 }
 
 /// What the process has, without pages behind the end of a mapping's file: to touch one ends the process, and it can
@@ -327,32 +417,57 @@ pub fn covered(mut plan: PagesPlan, sent: &SentPages) -> PagesPlan {
     plan
 }
 
-/// What a round or the last set did.
-pub fn report(round: u32, listed: &Listed, sent: &SentPages, took: Duration, fsync_us: u64) -> RoundReport {
-    let all: u64 = listed.plan.runs.iter().map(|run| run.nr_pages).sum();
+/// Pages of the processes themselves that were looked at, and of them those that are left to the base round.
+fn scanned<'a>(listed: impl Iterator<Item = &'a Listed>) -> (u64, u64) {
+    listed.fold((0, 0), |(all, left), listed| {
+        let pages: u64 = listed.plan.runs.iter().map(|run| run.nr_pages).sum();
+        (all + pages, left + pages - listed.plan.slots())
+    })
+}
+
+/// What was sent of the processes' own pages.
+fn sent_of<'a>(listed: impl Iterator<Item = &'a Listed>, sent: &Sent) -> Counts {
+    Counts::of(listed.filter_map(|listed| sent.pages.get(&listed.plan.pages_id)))
+}
+
+/// What a round or the last set did with the processes' own pages.
+pub fn report<'a>(
+    round: u32,
+    listed: impl Iterator<Item = &'a Listed> + Clone,
+    sent: &Sent,
+    took: Duration,
+    fsync_us: u64,
+) -> RoundReport {
+    let ((all, left), sent) = (scanned(listed.clone()), sent_of(listed, sent));
     RoundReport {
         round,
         pages_scanned: all,
-        pages_in_parent: all - listed.plan.slots(),
-        pages_data: sent.data_pages,
-        pages_zero: sent.zero_pages,
-        pages_same: sent.same_pages,
-        pages_delta: sent.delta_pages,
-        pages_gone: sent.gone.len() as u64,
+        pages_in_parent: left,
+        pages_data: sent.data,
+        pages_zero: sent.zero,
+        pages_same: sent.same,
+        pages_delta: sent.delta,
+        pages_gone: sent.gone,
         duration_us: took.as_micros() as u64,
         fsync_us,
     }
 }
 
+/// What a set did with the pages of shared memory segments; `plans` are all its lists.
+pub fn shared(plans: &[PagesPlan], sent: &Sent) -> SharedPages {
+    let of_segments = plans.iter().filter(|plan| matches!(plan.owner, PageOwner::Shmem(_)));
+    let counts = Counts::of(of_segments.filter_map(|plan| sent.pages.get(&plan.pages_id)));
+    SharedPages::of(counts, segments::in_parent(plans))
+}
+
 /// Counts the pages of a set into `stats`.
-pub fn count(stats: DumpStats, listed: &Listed, sent: &SentPages) -> DumpStats {
-    let all: u64 = listed.plan.runs.iter().map(|run| run.nr_pages).sum();
-    DumpStats {
-        pages_scanned: all,
-        pages_skipped_parent: all - listed.plan.slots(),
-        pages_written: sent.pages(),
-        ..stats
-    }
+pub fn count<'a>(
+    stats: DumpStats,
+    listed: impl Iterator<Item = &'a Listed> + Clone,
+    sent: &Sent,
+) -> DumpStats {
+    let ((all, left), sent) = (scanned(listed.clone()), sent_of(listed, sent));
+    DumpStats { pages_scanned: all, pages_skipped_parent: left, pages_written: sent.sent(), ..stats }
 }
 
 #[cfg(test)]

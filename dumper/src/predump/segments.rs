@@ -40,12 +40,31 @@ impl Comparing<'_> {
     }
 }
 
+/// Numbers of pages files: each process and each segment has one of its own, the same in every round.
+#[derive(Debug)]
+pub struct PagesIds {
+    next: u32,
+}
+
+impl Default for PagesIds {
+    fn default() -> PagesIds {
+        PagesIds { next: 1 }
+    }
+}
+
+impl PagesIds {
+    /// A number that nobody has; they are counted from 1.
+    pub fn give(&mut self) -> u32 {
+        self.next += 1;
+        self.next - 1
+    }
+}
+
 /// What is known of the segments met in a session.
 #[derive(Debug)]
 pub struct Segments {
-    /// The number of each segment's pages file, the same in every round.
+    /// The number of each segment's pages file.
     pages_ids: BTreeMap<u64, u32>,
-    next_id: u32,
     hashes_max: u64,
     /// What the last acknowledged round holds.
     held: BTreeMap<u64, Held>,
@@ -71,17 +90,13 @@ impl Held {
     }
 }
 
-impl Segments {
-    /// Of a session that has no round yet; their pages files are numbered from `first_id` on.
-    pub fn new(first_id: u32) -> Segments {
-        Segments {
-            pages_ids: BTreeMap::new(),
-            next_id: first_id,
-            hashes_max: HASHES_MAX,
-            held: BTreeMap::new(),
-        }
+impl Default for Segments {
+    fn default() -> Segments {
+        Segments { pages_ids: BTreeMap::new(), hashes_max: HASHES_MAX, held: BTreeMap::new() }
     }
+}
 
+impl Segments {
     /// The page lists of all segments. In the last set all are listed, in a round those whose hashes can be
     /// remembered. `comparing` says how what the last acknowledged round holds is compared.
     ///
@@ -91,6 +106,7 @@ impl Segments {
         &mut self,
         segments: &[Segment],
         is_last: bool,
+        ids: &mut PagesIds,
         comparing: &Comparing<'_>,
     ) -> Result<Vec<PagesPlan>, DumpError> {
         let mut plans = Vec::with_capacity(segments.len());
@@ -117,19 +133,11 @@ impl Segments {
             };
             plans.push(PagesPlan {
                 owner: PageOwner::Shmem(segment.id),
-                pages_id: self.pages_id(segment.id),
+                pages_id: *self.pages_ids.entry(segment.id).or_insert_with(|| ids.give()),
                 runs,
             });
         }
         Ok(plans)
-    }
-
-    fn pages_id(&mut self, segment: u64) -> u32 {
-        let next = &mut self.next_id;
-        *self.pages_ids.entry(segment).or_insert_with(|| {
-            *next += 1;
-            *next - 1
-        })
     }
 
     /// A round was acknowledged: from now on it is what the next one builds on. `sent` is by pages file.
@@ -266,7 +274,7 @@ mod tests {
     use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
     use super::*;
-    use crate::predump::pages::PageSource;
+    use crate::predump::pages::{Owners, PageSource};
 
     const PAGE: usize = PAGE_SIZE as usize;
 
@@ -318,17 +326,17 @@ mod tests {
 
     fn send(segment: &Segment, plans: &[PagesPlan], sink: &Kept, live: bool) -> BTreeMap<u32, SentPages> {
         let source = PageSource {
-            pid: Pid::this(),
+            owners: Owners::One(Pid::this()),
             live,
             readers: 2,
             segments: std::slice::from_ref(segment),
             hashed_slots: 0,
             pool: &crate::pool::Pool::new(3),
-            hot: None,
+            hot: &crate::predump::pages::NONE_HOT,
             stop: &crate::predump::pages::GOES_ON,
         };
         let (round, kind) = (1, RoundKind::Round);
-        source.send_all(&RoundPlan { round, base_round: None, kind, pages: plans.to_vec() }, sink).unwrap()
+        source.send_all(&RoundPlan { round, base_round: None, kind, pages: plans.to_vec() }, sink).unwrap().pages
     }
 
     /// What a restore would find, given what it would find of the round before.
@@ -378,14 +386,14 @@ mod tests {
         let mut left_out_of_the_last = 0;
         for _ in 0..24 {
             let file = memfd();
-            let mut segments = Segments::new(2);
+            let (mut segments, mut ids) = (Segments::default(), PagesIds { next: 2 });
             let mut held = BTreeMap::new();
             for round in 0..5 {
                 let is_last = round == 4;
                 (0..rng.next_u32() % 400).for_each(|_| change(&file, &mut rng));
                 let segment = open(&file);
                 let plans = segments
-                    .plans(std::slice::from_ref(&segment), is_last, &Comparing::patiently(2))
+                    .plans(std::slice::from_ref(&segment), is_last, &mut ids, &Comparing::patiently(2))
                     .unwrap();
                 let Some(plan) = plans.first() else { continue };
                 assert_eq!(plan.pages_id, 2);
@@ -415,15 +423,15 @@ mod tests {
     fn only_what_changed_is_sent_again() {
         let file = memfd();
         file.write_all_at(&vec![1; 600 * PAGE], 0).unwrap();
-        let mut segments = Segments::new(7);
+        let (mut segments, mut ids) = (Segments::default(), PagesIds { next: 7 });
         let segment = open(&file);
-        let first = segments.plans(std::slice::from_ref(&segment), false, &Comparing::patiently(3)).unwrap();
+        let first = segments.plans(std::slice::from_ref(&segment), false, &mut ids, &Comparing::patiently(3)).unwrap();
         let sent = send(&segment, &first, &Kept::default(), true);
         segments.acknowledge(&first, &sent);
         file.write_all_at(b"x", 300 * PAGE_SIZE + 9).unwrap();
         file.write_all_at(&[1; 5 * PAGE], 400 * PAGE_SIZE).unwrap();
         file.set_len(500 * PAGE_SIZE).unwrap();
-        let last = segments.plans(&[open(&file)], true, &Comparing::patiently(3)).unwrap();
+        let last = segments.plans(&[open(&file)], true, &mut ids, &Comparing::patiently(3)).unwrap();
         let run = |page: u64, nr_pages, flags| PageRun { vaddr: page * PAGE_SIZE, nr_pages, flags };
         assert_eq!(last[0].runs, [run(0, 300, PE_PARENT), run(300, 1, PE_PRESENT), run(301, 199, PE_PARENT)]);
         assert_eq!(in_parent(&last), 499);
@@ -434,25 +442,25 @@ mod tests {
         let file = memfd();
         file.write_all_at(&vec![1; 300 * PAGE], 0).unwrap();
         let segment = open(&file);
-        let mut segments = Segments::new(2);
-        let plans = segments.plans(std::slice::from_ref(&segment), false, &Comparing::patiently(1)).unwrap();
+        let (mut segments, mut ids) = (Segments::default(), PagesIds { next: 2 });
+        let plans = segments.plans(std::slice::from_ref(&segment), false, &mut ids, &Comparing::patiently(1)).unwrap();
         let mut sent = send(&segment, &plans, &Kept::default(), true);
         // The second extent is asked for again, and holds something else by then.
         file.write_all_at(&[2; PAGE], 290 * PAGE_SIZE).unwrap();
         let source = PageSource {
-            pid: Pid::this(),
+            owners: Owners::One(Pid::this()),
             live: true,
             readers: 1,
             segments: std::slice::from_ref(&segment),
             hashed_slots: 0,
             pool: &crate::pool::Pool::new(2),
-            hot: None,
+            hot: &crate::predump::pages::NONE_HOT,
             stop: &crate::predump::pages::GOES_ON,
         };
         let again = source.send_extents(&plans[0], 1, &Kept::default(), &[1]).unwrap();
         sent.get_mut(&2).unwrap().sent_again(&[1], again);
         segments.acknowledge(&plans, &sent);
-        let last = segments.plans(std::slice::from_ref(&segment), true, &Comparing::patiently(1)).unwrap();
+        let last = segments.plans(std::slice::from_ref(&segment), true, &mut ids, &Comparing::patiently(1)).unwrap();
         assert_eq!(in_parent(&last), 300);
     }
 
@@ -462,11 +470,11 @@ mod tests {
         small.write_all_at(&[1; 2 * PAGE], 0).unwrap();
         large.write_all_at(&[1; 9 * PAGE], 0).unwrap();
         let open = [open(&large), open(&small)];
-        let mut segments = Segments { hashes_max: 8, ..Segments::new(2) };
-        let round = segments.plans(&open, false, &Comparing::patiently(1)).unwrap();
+        let (mut segments, mut ids) = (Segments { hashes_max: 8, ..Segments::default() }, PagesIds { next: 2 });
+        let round = segments.plans(&open, false, &mut ids, &Comparing::patiently(1)).unwrap();
         assert_eq!(round.iter().map(|plan| plan.owner).collect::<Vec<_>>(), [PageOwner::Shmem(open[1].id)]);
         segments.acknowledge(&round, &send(&open[1], &round, &Kept::default(), true));
-        let last = segments.plans(&open, true, &Comparing::patiently(1)).unwrap();
+        let last = segments.plans(&open, true, &mut ids, &Comparing::patiently(1)).unwrap();
         assert_eq!(last.len(), 2);
         assert_eq!((last[0].slots(), last[1].slots()), (9, 0));
         assert_eq!(last[1].pages_id, round[0].pages_id);

@@ -39,16 +39,51 @@ pub struct SentPages {
     pub same_pages: u64,
     /// Pages handed over as what they differ in from the base round.
     pub delta_pages: u64,
+}
+
+/// What became of the pages of a round.
+#[derive(Debug)]
+pub struct Sent {
+    /// By pages file.
+    pub pages: BTreeMap<u32, SentPages>,
     /// Time of each read of up to an extent, in microseconds.
     pub read_latency_us: Histogram<u64>,
 }
 
-impl SentPages {
-    /// Pages handed over in any form.
-    pub fn pages(&self) -> u64 {
-        self.data_pages + self.zero_pages + self.same_pages + self.delta_pages
+/// Pages that were handed over, by their form, and pages that were gone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// As bytes.
+    pub data: u64,
+    /// As zeros.
+    pub zero: u64,
+    /// As the same as in the base round.
+    pub same: u64,
+    /// As what they differ in from the base round.
+    pub delta: u64,
+    /// Listed and gone when they were read.
+    pub gone: u64,
+}
+
+impl Counts {
+    /// The sum over some pages files.
+    pub fn of<'a>(sent: impl Iterator<Item = &'a SentPages>) -> Counts {
+        sent.fold(Counts::default(), |sum, sent| Counts {
+            data: sum.data + sent.data_pages,
+            zero: sum.zero + sent.zero_pages,
+            same: sum.same + sent.same_pages,
+            delta: sum.delta + sent.delta_pages,
+            gone: sum.gone + sent.gone.len() as u64,
+        })
     }
 
+    /// Pages handed over in any form.
+    pub fn sent(&self) -> u64 {
+        self.data + self.zero + self.same + self.delta
+    }
+}
+
+impl SentPages {
     /// Takes the place of what was sent of these extents before. Pages that were gone stay gone.
     pub fn sent_again(&mut self, extents: &[u64], again: SentPages) {
         self.gone.extend(again.gone);
@@ -62,23 +97,6 @@ impl SentPages {
             }
         }
     }
-}
-
-/// What was sent of the pages file `pages_id`, and the sum of all others.
-pub fn split_off(pages_id: u32, sent: BTreeMap<u32, SentPages>) -> (SentPages, SentPages) {
-    let (mut one, mut others) = (Tally::new(0).finish(), Tally::new(0).finish());
-    for (id, sent) in sent {
-        if id == pages_id {
-            one = sent;
-            continue;
-        }
-        others.data_pages += sent.data_pages;
-        others.zero_pages += sent.zero_pages;
-        others.same_pages += sent.same_pages;
-        others.delta_pages += sent.delta_pages;
-        others.read_latency_us += &sent.read_latency_us;
-    }
-    (one, others)
 }
 
 /// An empty histogram for times of page reads, in microseconds.
@@ -97,44 +115,31 @@ pub fn latency_us(time: Duration) -> u64 {
 /// The hash of an extent, and where they are wanted those of its pages.
 pub(super) type ExtentHashes = (ExtentHash, Vec<PageHash>);
 
-/// Counts of one reader, added up at the end.
+/// What one reader did of one pages file, added up at the end.
+#[derive(Default)]
 pub(super) struct Tally {
-    pub(super) hashes: Vec<Option<ExtentHashes>>,
+    /// By the place of the extent among those that are sent.
+    pub(super) hashes: Vec<(usize, ExtentHashes)>,
     pub(super) gone: BTreeSet<u64>,
     pub(super) data_pages: u64,
     pub(super) zero_pages: u64,
     pub(super) same_pages: u64,
     pub(super) delta_pages: u64,
-    pub(super) latency_us: Histogram<u64>,
 }
 
 impl Tally {
-    pub(super) fn new(extents: usize) -> Tally {
-        Tally {
-            hashes: vec![None; extents],
-            gone: BTreeSet::new(),
-            data_pages: 0,
-            zero_pages: 0,
-            same_pages: 0,
-            delta_pages: 0,
-            latency_us: latency_histogram(),
-        }
-    }
-
     pub(super) fn add(&mut self, other: Tally) {
-        for (slot, hash) in self.hashes.iter_mut().zip(other.hashes) {
-            *slot = slot.take().or(hash);
-        }
+        self.hashes.extend(other.hashes);
         self.gone.extend(other.gone);
         self.data_pages += other.data_pages;
         self.zero_pages += other.zero_pages;
         self.same_pages += other.same_pages;
         self.delta_pages += other.delta_pages;
-        self.latency_us += other.latency_us;
     }
 
-    pub(super) fn finish(self) -> SentPages {
-        let (extents, page_hashes) = self.hashes.into_iter().flatten().unzip();
+    pub(super) fn finish(mut self) -> SentPages {
+        self.hashes.sort_unstable_by_key(|(at, _)| *at);
+        let (extents, page_hashes) = self.hashes.into_iter().map(|(_, hashes)| hashes).unzip();
         SentPages {
             extents,
             page_hashes,
@@ -143,7 +148,6 @@ impl Tally {
             zero_pages: self.zero_pages,
             same_pages: self.same_pages,
             delta_pages: self.delta_pages,
-            read_latency_us: self.latency_us,
         }
     }
 }

@@ -15,6 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
 
+use crate::collect::tree::Tree;
 use crate::doctor;
 use crate::error::DumpError;
 use crate::freeze::seize;
@@ -87,6 +88,20 @@ pub fn thaw(root: &Root, state_dir: &Path) -> Result<(), DumpError> {
                 return Err(DumpError::Undecided { session: listed.id, why });
             }
             _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Sweeps every process of a tree that runs.
+///
+/// # Errors
+/// As [`sweep`]. A process that ends meanwhile is left out.
+pub fn sweep_tree(root: Pid) -> Result<(), DumpError> {
+    for task in Tree::walk(root)?.tasks {
+        match sweep(task.pid) {
+            Err(_) if task.pid != root && !task.lives() => {}
+            swept => drop(swept?),
         }
     }
     Ok(())

@@ -3,22 +3,36 @@
 //! `godwit doctor` prints it, a dump asks it before anything is touched, and under freeze it is asked again:
 //! the process may have changed meanwhile.
 
+use std::collections::BTreeSet;
+use std::time::Duration;
+
 use nix::unistd::Pid;
 
-use crate::collect::{file_locks, lsm, namespaces, seccomp, sharing};
+use crate::collect::tree::{Task, Tree, Zombie, places};
+use crate::collect::{file_locks, lsm, namespaces, seccomp, sessions, sharing};
 use crate::error::DumpError;
+use crate::interrupt;
 use crate::prepare::root::Root;
 use crate::prepare::{breakpoints, losses};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
-use crate::task::files::{self, Descriptor, ghost, memfd};
+use crate::task::files::{self, Descriptor, HeldElsewhere, ghost, memfd};
 use crate::task::vmas::Guards;
+use crate::task::shmem::Holder;
 use crate::task::{settings, shmem, special, vmas};
 
-/// What the process looks like from outside, before anything is touched.
+/// How often a tree of several processes is looked at until it shows nothing that stands against a dump: a child that
+/// has not yet started its program shares memory with its parent, and has gone on a moment later.
+const LOOKS_MAX: u32 = 10;
+/// Time between two looks.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// What a process looks like from outside, before anything is touched.
 #[derive(Debug)]
-pub struct Seen {
+pub struct SeenTask {
+    /// The process.
+    pub task: Task,
     /// Its descriptors, duplicated.
     pub descriptors: Vec<Descriptor>,
     /// Its mappings.
@@ -27,50 +41,185 @@ pub struct Seen {
     pub guards: Guards,
 }
 
+/// What the tree looks like from outside.
+#[derive(Debug)]
+pub struct Seen {
+    /// Its living processes, the root first.
+    pub tasks: Vec<SeenTask>,
+    /// All other processes of the machine.
+    pub others: BTreeSet<Pid>,
+}
+
+impl Seen {
+    /// Whether any process holds a file lock.
+    pub fn has_locks(&self) -> bool {
+        self.tasks.iter().any(|task| file_locks::any(&task.descriptors))
+    }
+}
+
 /// Looks at everything, for `godwit doctor`.
 ///
 /// # Errors
-/// When the process ended, or may not be looked at.
+/// When the root ended, or a process may not be looked at.
 pub fn survey(root: &Root) -> Result<Findings, DumpError> {
     let mut findings = Findings::default();
-    let seen = look(root, &mut findings)?;
-    descriptors(root, &seen.descriptors, &mut findings)?;
-    mappings(root, &seen.vmas, &mut findings)?;
+    let seen = look(root, false, &mut findings)?;
+    descriptors(root, &seen, &mut findings)?;
+    mappings_of(root, &seen, &mut findings)?;
     one_cgroup(root, &mut findings)?;
-    memory(root.pid, &seen.vmas, &mut findings)?;
-    losses::of_placement(root.pid, &mut findings);
-    seen.guards.losses(root.pid, None, &mut findings);
+    memory_of(&seen, &mut findings)?;
+    for seen in &seen.tasks {
+        seen.guards.losses(seen.task.pid, None, &mut findings);
+    }
     Ok(findings)
 }
 
-/// Reads what is needed and checks all but descriptors and mappings.
+/// [`look`], repeated for a moment while something stands against a dump of a tree of several processes: what is on its
+/// way to another program or to its end has gone on then.
 ///
 /// # Errors
 /// As [`survey`].
-pub fn look(root: &Root, findings: &mut Findings) -> Result<Seen, DumpError> {
-    let vmas = maps::read_with_flags(root.pid)?;
-    let guards = Guards::look(root.pid, &vmas)?;
-    let seen = Seen { descriptors: files::open_all(root.pid, &root.pidfd)?, vmas, guards };
-    file_locks::check_mapped(root.pid, &seen.descriptors, &seen.vmas, findings);
-    shmem::sharers(root.pid, &seen.vmas, &seen.descriptors, findings);
-    breakpoints::check(root.pid, &status::read(root.pid)?, &seen.vmas, findings)?;
-    shmem::check(root.pid, &seen.vmas, &seen.descriptors, findings);
-    deleted_files(root.pid, &seen, findings);
-    process(root.pid, findings)?;
-    sharing::check_all(root.pid, findings)?;
-    seccomp(root.pid, findings)?;
-    lsm(root.pid, findings)?;
-    namespaces::check(root.pid, findings)?;
-    namespaces::check_threads(root.pid, findings)?;
-    Ok(seen)
+pub fn look_patiently(root: &Root, shell_job: bool, findings: &mut Findings) -> Result<Seen, DumpError> {
+    for _ in 1..LOOKS_MAX {
+        let mut found = Findings::default();
+        let seen = look(root, shell_job, &mut found)?;
+        if found.refusals.is_empty() || seen.tasks.len() == 1 {
+            findings.append(found);
+            return Ok(seen);
+        }
+        interrupt::check()?;
+        std::thread::sleep(LOOK_AGAIN);
+    }
+    look(root, shell_job, findings)
+}
+
+/// Reads what is needed of every process and checks all but descriptors and mappings. `shell_job` says that the root's
+/// session may lie outside of the tree.
+///
+/// # Errors
+/// As [`survey`].
+pub fn look(root: &Root, shell_job: bool, findings: &mut Findings) -> Result<Seen, DumpError> {
+    let tree = Tree::walk(root.pid)?;
+    let zombies = zombies(&tree)?;
+    let mut tasks = Vec::with_capacity(tree.tasks.len());
+    for task in tree.tasks {
+        let mut of_task = Findings::default();
+        let looked = look_at(&task, &mut of_task);
+        if task.pid != root.pid && (looked.is_err() || !of_task.refusals.is_empty()) && !task.lives() {
+            // It has ended since the tree was listed, and is none of what will be dumped.
+            continue;
+        }
+        let (vmas, guards, descriptors) = looked?;
+        findings.append(of_task);
+        tasks.push(SeenTask { task, descriptors, vmas, guards });
+    }
+    let pids: Vec<Pid> = tasks.iter().map(|seen| seen.task.pid).collect();
+    let inside: BTreeSet<Pid> = pids.iter().copied().collect();
+    let others: BTreeSet<Pid> =
+        tree::processes()?.into_iter().filter(|pid| !inside.contains(pid)).collect();
+    let outside: Vec<Pid> = others.iter().copied().collect();
+    sharing::check(&pids, &outside, findings)?;
+    namespaces::check_tree(&pids, findings)?;
+    let places = places(tasks.iter().map(|seen| &seen.task), &zombies);
+    sessions::check(&places, &|number| is_thread(&pids, number), shell_job, findings);
+    let holders: Vec<_> = tasks.iter().map(SeenTask::holder).collect();
+    shmem::sharers(&holders, findings);
+    shmem::check(&holders, findings);
+    deleted_files(root.pid, &tasks, findings);
+    Ok(Seen { tasks, others })
+}
+
+impl SeenTask {
+    fn holder(&self) -> Holder<'_> {
+        Holder { pid: self.task.pid, vmas: &self.vmas, descriptors: &self.descriptors }
+    }
+}
+
+type Looked = (Vec<Vma>, Guards, Vec<Descriptor>);
+
+fn look_at(task: &Task, findings: &mut Findings) -> Result<Looked, DumpError> {
+    let pid = task.pid;
+    let vmas = maps::read_with_flags(pid)?;
+    let guards = Guards::look(pid, &vmas)?;
+    let descriptors = files::open_all(pid, &task.pidfd)?;
+    file_locks::check_mapped(pid, &descriptors, &vmas, findings);
+    breakpoints::check(pid, &status::read(pid)?, &vmas, findings)?;
+    process(pid, findings)?;
+    seccomp(pid, findings)?;
+    lsm(pid, findings)?;
+    namespaces::check(pid, findings)?;
+    namespaces::check_threads(pid, findings)?;
+    Ok((vmas, guards, descriptors))
+}
+
+fn zombies(tree: &Tree) -> Result<Vec<Zombie>, DumpError> {
+    let mut found = Vec::new();
+    for pid in &tree.zombies {
+        found.extend(Zombie::read(*pid)?);
+    }
+    Ok(found)
+}
+
+/// Whether a number, in the pid namespace of a tree, is that of a thread which is not the first of its process.
+///
+/// A thread that ends meanwhile is none.
+pub fn is_thread(tasks: &[Pid], number: u32) -> bool {
+    let inside = |pid: Pid, tid: Pid| {
+        let status = status::read_thread(pid, tid).ok()?;
+        Some(status.ns_pid.last().copied().unwrap_or(status.pid) as u32)
+    };
+    tasks.iter().any(|pid| {
+        let threads = tree::threads(*pid).unwrap_or_default();
+        threads.into_iter().any(|tid| tid != *pid && inside(*pid, tid) == Some(number))
+    })
 }
 
 /// What all deleted files hold together. Under freeze it is seen as they are copied.
-fn deleted_files(pid: Pid, seen: &Seen, findings: &mut Findings) {
-    let open = seen.descriptors.iter().map(|descriptor| descriptor.stat);
+fn deleted_files(root: Pid, tasks: &[SeenTask], findings: &mut Findings) {
+    let open = tasks.iter().flat_map(|task| &task.descriptors).map(|descriptor| descriptor.stat);
     let open = open.filter(|stat| ghost::is_deleted_file(stat) && !memfd::is_memory(stat));
-    let mapped = seen.vmas.iter().filter_map(|vma| vmas::deleted_file(pid, vma));
-    ghost::check_all(pid, open.chain(mapped), findings);
+    let mapped = tasks.iter().flat_map(|seen| seen.vmas.iter().map(|vma| (seen.task.pid, vma)));
+    let mapped = mapped.filter_map(|(pid, vma)| vmas::deleted_file(pid, vma));
+    ghost::check_all(root, open.chain(mapped), findings);
+}
+
+impl Seen {
+    /// Looks at each process for itself. What is found of one that has ended meanwhile does not count.
+    fn each(
+        &self,
+        findings: &mut Findings,
+        look: impl Fn(&SeenTask, &mut Findings) -> Result<(), DumpError>,
+    ) -> Result<(), DumpError> {
+        for (index, seen) in self.tasks.iter().enumerate() {
+            let mut of_task = Findings::default();
+            let looked = look(seen, &mut of_task);
+            let is_in_order = looked.is_ok() && of_task.refusals.is_empty();
+            if index == 0 || is_in_order || seen.task.lives() {
+                looked?;
+                findings.append(of_task);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// [`memory`] of every process, and where it is placed.
+///
+/// # Errors
+/// When `/proc` does not tell.
+pub fn memory_of(seen: &Seen, findings: &mut Findings) -> Result<(), DumpError> {
+    seen.each(findings, |seen, findings| {
+        losses::of_placement(seen.task.pid, findings);
+        memory(seen.task.pid, &seen.vmas, findings)
+    })
+}
+
+/// [`mappings`] of every process.
+///
+/// # Errors
+/// Never; the signature is that of every check.
+pub fn mappings_of(root: &Root, seen: &Seen, findings: &mut Findings) -> Result<(), DumpError> {
+    seen.each(findings, |seen, findings| mappings(seen.task.pid, root.ghost_limit, &seen.vmas, findings))
 }
 
 /// What a restore drops of the memory, but for guard regions, where that depends on who restores. The mappings must
@@ -114,14 +263,14 @@ pub fn late_verdict(mut late: Findings, known: &[Loss], strict: bool) -> Result<
 ///
 /// # Errors
 /// [`DumpError::Refused`] for one that cannot be dumped and was not there before.
-pub fn late_mappings(root: &Root, vmas: &[Vma]) -> Result<(), DumpError> {
+pub fn late_mappings(pid: Pid, ghost_limit: u64, vmas: &[Vma]) -> Result<(), DumpError> {
     let mut late = Findings::default();
-    mappings(root, vmas, &mut late)?;
+    mappings(pid, ghost_limit, vmas, &mut late)?;
     late.verdict()?;
     Ok(())
 }
 
-/// What concerns the process as a whole: session, children, tracer, personality.
+/// What concerns a process as a whole: terminal, tracer, personality.
 ///
 /// # Errors
 /// When `/proc` does not tell.
@@ -137,13 +286,6 @@ pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
             subject(),
             format!("process {} traces it (a debugger?)", status.tracer_pid),
             "end the tracer first",
-        );
-    }
-    if status.ns_sid.last() != status.ns_pid.last() {
-        findings.refuse(
-            subject(),
-            format!("it is not the leader of its session ({})", stat.session),
-            "start the program with `setsid`, its input and output on files or /dev/null",
         );
     }
     if stat.tty_nr != 0 {
@@ -162,15 +304,6 @@ pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     }
     if status.shadow_stack {
         findings.refuse(subject(), "it runs with a shadow stack", "run it without shadow stacks");
-    }
-    for tid in tree::threads(pid)? {
-        for child in tree::children(pid, tid)? {
-            findings.refuse(
-                subject(),
-                format!("it has a child, process {child}, and only single processes are dumped"),
-                "wait until the child has ended",
-            );
-        }
     }
     pending_trap(pid, findings)?;
     if crate::procfs::attr::personality(pid)? != 0 {
@@ -243,15 +376,31 @@ pub fn lsm(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     Ok(())
 }
 
-/// Descriptors: kinds, paths, locks. Watches (inotify, fanotify) are among what is refused, so no path cache is
-/// needed for them.
+/// Descriptors of all processes: kinds, paths, locks. Watches (inotify, fanotify) are among what is refused, so no path
+/// cache is needed for them.
 ///
 /// # Errors
 /// Never; the signature is that of every check.
-pub fn descriptors(root: &Root, all: &[Descriptor], findings: &mut Findings) -> Result<(), DumpError> {
-    files::check_all(root.pid, all, root.ghost_limit, findings);
-    file_locks::check(root.pid, all, findings);
-    Ok(())
+pub fn descriptors(root: &Root, seen: &Seen, findings: &mut Findings) -> Result<(), DumpError> {
+    let pids = seen.tasks.iter().map(|seen| seen.task.pid).collect();
+    let all = seen.tasks.iter().flat_map(|seen| &seen.descriptors);
+    let held_elsewhere = files::held_elsewhere(&pids, all);
+    seen.each(findings, |seen, findings| {
+        descriptors_of(seen.task.pid, &seen.descriptors, root.ghost_limit, &held_elsewhere, findings);
+        Ok(())
+    })
+}
+
+/// The same of one process. `held_elsewhere` are the pipes that lead out of the tree.
+pub fn descriptors_of(
+    pid: Pid,
+    all: &[Descriptor],
+    ghost_limit: u64,
+    held_elsewhere: &HeldElsewhere,
+    findings: &mut Findings,
+) {
+    files::check_all(pid, all, ghost_limit, held_elsewhere, findings);
+    file_locks::check(pid, all, findings);
 }
 
 /// Mappings, the executable, working and root directory. A task without a vDSO would have no place for the system
@@ -259,31 +408,55 @@ pub fn descriptors(root: &Root, all: &[Descriptor], findings: &mut Findings) -> 
 ///
 /// # Errors
 /// Never; the signature is that of every check.
-pub fn mappings(root: &Root, vmas: &[Vma], findings: &mut Findings) -> Result<(), DumpError> {
+pub fn mappings(pid: Pid, ghost_limit: u64, vmas: &[Vma], findings: &mut Findings) -> Result<(), DumpError> {
     if !vmas.iter().any(Vma::is_vdso) {
-        findings.refuse(Subject::Process(root.pid), "it has no vDSO", "boot without vdso=0");
+        findings.refuse(Subject::Process(pid), "it has no vDSO", "boot without vdso=0");
     }
-    vmas::check_all(root.pid, vmas, root.ghost_limit, findings);
-    special::check_all(root.pid, root.ghost_limit, findings);
+    vmas::check_all(pid, vmas, ghost_limit, findings);
+    special::check_all(pid, ghost_limit, findings);
     Ok(())
 }
 
-/// All threads must be in the cgroups of their process: a restore puts them where `criu` runs, together.
+/// All threads of all processes must be in the cgroups of the root: a restore puts them where `criu` runs, together.
 ///
 /// # Errors
-/// When `/proc` does not tell. A thread that ended meanwhile is left out.
+/// When `/proc` does not tell. A process or thread that ended meanwhile is left out.
 pub fn one_cgroup(root: &Root, findings: &mut Findings) -> Result<(), DumpError> {
-    let of_process = cgroup::read(root.pid)?;
-    for tid in tree::threads(root.pid)? {
-        match cgroup::read_thread(root.pid, tid) {
-            Ok(of_thread) if of_thread == of_process => {}
-            Ok(_) => findings.refuse(
-                Subject::Thread(tid),
-                "it is in other cgroups than its process (threaded cgroups)",
-                "move it back to the cgroup of its process",
-            ),
-            Err(error) if error.is_gone() && tid != root.pid => {}
-            Err(error) => return Err(error.into()),
+    let tree = Tree::walk(root.pid)?;
+    one_cgroup_of(root.pid, tree.tasks.iter().map(|task| task.pid), findings)
+}
+
+/// The same of processes that are a whole tree.
+///
+/// # Errors
+/// As [`one_cgroup`].
+pub fn one_cgroup_of(
+    root: Pid,
+    tasks: impl Iterator<Item = Pid>,
+    findings: &mut Findings,
+) -> Result<(), DumpError> {
+    let of_root = cgroup::read(root)?;
+    for pid in tasks {
+        let threads = match tree::threads(pid) {
+            Err(error) if error.is_gone() && pid != root => continue,
+            threads => threads?,
+        };
+        for tid in threads {
+            match cgroup::read_thread(pid, tid) {
+                Ok(of_thread) if of_thread == of_root => {}
+                Ok(_) if tid == pid => findings.refuse(
+                    Subject::Process(pid),
+                    format!("it is in other cgroups than the root of its tree, process {root}"),
+                    "move it to the cgroup of that process: cgroups are not dumped yet",
+                ),
+                Ok(_) => findings.refuse(
+                    Subject::Thread(tid),
+                    "it is in other cgroups than its process (threaded cgroups)",
+                    "move it back to the cgroup of its process",
+                ),
+                Err(error) if error.is_gone() && tid != root => {}
+                Err(error) => return Err(error.into()),
+            }
         }
     }
     Ok(())

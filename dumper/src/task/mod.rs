@@ -22,11 +22,12 @@ pub mod vmas;
 
 use nix::unistd::Pid;
 
-use godwit_wire::image::core::{TaskCoreEntry, TaskRlimitsEntry};
+use godwit_wire::image::core::{CoreEntry, CoreMachine, TaskCoreEntry, TaskRlimitsEntry};
 use godwit_wire::image::fs::FsEntry;
 use godwit_wire::image::rlimit::RlimitEntry;
 use godwit_wire::image::siginfo::SignalQueueEntry;
 
+use crate::collect::tree::Zombie;
 use crate::error::DumpError;
 use crate::procfs::stat::Stat;
 use crate::procfs::{attr, limits, status};
@@ -35,6 +36,7 @@ use asked::TaskSays;
 /// Task states of `task_core_entry` (criu/include/image.h).
 mod state {
     pub const ALIVE: u32 = 1;
+    pub const DEAD: u32 = 2;
     pub const STOPPED: u32 = 3;
 }
 
@@ -73,6 +75,20 @@ pub fn task_core(
         membarrier_registration_mask: says.membarrier,
         ..TaskCoreEntry::default()
     })
+}
+
+/// The record of a process that has ended and was not waited for.
+pub fn dead(zombie: &Zombie) -> CoreEntry {
+    CoreEntry {
+        mtype: CoreMachine::X8664.into(),
+        tc: Some(TaskCoreEntry {
+            task_state: state::DEAD,
+            exit_code: zombie.exit_code as u32,
+            comm: zombie.comm.clone(),
+            ..TaskCoreEntry::default()
+        }),
+        ..CoreEntry::default()
+    }
 }
 
 /// Read from `/proc`: `prlimit` on another user's process needs CAP_SYS_RESOURCE, which even root may lack.

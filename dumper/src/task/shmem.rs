@@ -22,6 +22,7 @@ use super::vmas;
 use crate::error::DumpError;
 use crate::procfs::fdinfo;
 use crate::procfs::maps::{self, Vma};
+use crate::procfs::tree::processes;
 use crate::refusal::{Findings, Subject};
 use crate::sys;
 
@@ -34,42 +35,65 @@ pub struct Segment {
     len_bytes: u64,
     /// How errors name it.
     subject: String,
+    /// A process that has it.
+    pub pid: Pid,
 }
 
 /// What tells files apart: device and inode number.
 type Key = (u64, u64);
 
-/// A memory file that was met: its inode number, its device, where it can be opened, and how findings name it.
-type Met = (u64, u64, PathBuf, Subject);
+/// A memory file that was met.
+struct Met {
+    /// Its inode number.
+    id: u64,
+    device: u64,
+    /// Who has it.
+    pid: Pid,
+    /// Where it can be opened.
+    at: PathBuf,
+    subject: Subject,
+}
 
-/// Opens every segment that the task maps or has open, each once.
+/// A process, and where it may have memory files.
+#[derive(Clone, Copy, Debug)]
+pub struct Holder<'a> {
+    /// The process.
+    pub pid: Pid,
+    /// Its mappings.
+    pub vmas: &'a [Vma],
+    /// Its descriptors.
+    pub descriptors: &'a [Descriptor],
+}
+
+/// Opens every segment that processes map or have open, each once, whoever has it.
 ///
 /// # Errors
-/// When one cannot be opened, or two have the same number. The task must be stopped.
-pub fn collect(pid: Pid, all: &[Vma], descriptors: &[Descriptor]) -> Result<Vec<Segment>, DumpError> {
+/// When one cannot be opened, or two have the same number. The processes must be stopped.
+pub fn collect(holders: &[Holder<'_>]) -> Result<Vec<Segment>, DumpError> {
     let mut findings = Findings::default();
-    let found = each_once(met(pid, all, descriptors), &mut findings);
+    let found = each_once(holders.iter().copied().flat_map(met), &mut findings);
     if !findings.refusals.is_empty() {
         return Err(DumpError::from_findings(findings));
     }
-    found.into_iter().map(|(id, at)| Segment::open(pid, id, &at)).collect()
+    found.into_iter().map(|(id, (pid, at))| Segment::open(pid, id, &at)).collect()
 }
 
 /// Refuses memory files that images could not tell apart.
-pub fn check(pid: Pid, all: &[Vma], descriptors: &[Descriptor], findings: &mut Findings) {
-    each_once(met(pid, all, descriptors), findings);
+pub fn check(holders: &[Holder<'_>], findings: &mut Findings) {
+    each_once(holders.iter().copied().flat_map(met), findings);
 }
 
-/// Every memory file that the task maps or has open, as often as it does.
-fn met(pid: Pid, all: &[Vma], descriptors: &[Descriptor]) -> impl Iterator<Item = Met> {
+/// Every memory file that a process maps or has open, as often as it does.
+fn met(Holder { pid, vmas: all, descriptors }: Holder<'_>) -> impl Iterator<Item = Met> {
     let mapped = all.iter().filter(|vma| vmas::is_memory_file(vma)).map(move |vma| {
         let (device, inode) = key_of(vma);
-        (inode, device, vmas::map_file(pid, vma), vmas::subject(pid, vma))
+        Met { id: inode, device, pid, at: vmas::map_file(pid, vma), subject: vmas::subject(pid, vma) }
     });
     let open =
         descriptors.iter().filter(|descriptor| memfd::is_memory(&descriptor.stat)).map(move |descriptor| {
             let at = format!("/proc/self/fd/{}", descriptor.copy.as_raw_fd()).into();
-            (descriptor.stat.st_ino, descriptor.stat.st_dev, at, descriptor.subject(pid))
+            let (id, device) = (descriptor.stat.st_ino, descriptor.stat.st_dev);
+            Met { id, device, pid, at, subject: descriptor.subject(pid) }
         });
     mapped.chain(open)
 }
@@ -80,37 +104,39 @@ fn key_of(vma: &Vma) -> Key {
 
 /// Every memory file by its number. Those of huge pages lie on devices of their own, and are numbered apart from the
 /// others.
-fn each_once(met: impl Iterator<Item = Met>, findings: &mut Findings) -> BTreeMap<u64, PathBuf> {
+fn each_once(met: impl Iterator<Item = Met>, findings: &mut Findings) -> BTreeMap<u64, (Pid, PathBuf)> {
     let mut devices = BTreeMap::new();
     let mut found = BTreeMap::new();
-    for (id, device, at, subject) in met {
+    for Met { id, device, pid, at, subject } in met {
         if *devices.entry(id).or_insert(device) != device {
             let why = "another memory file has the same inode number, by which alone images tell them apart";
             findings.refuse(subject, why, "let the program make it anew");
         }
-        found.entry(id).or_insert(at);
+        found.entry(id).or_insert((pid, at));
     }
     found
 }
 
-/// Opens every segment that a running task maps or has open. One that is gone by then, or cannot be opened, is left out:
-/// the last set asks again.
-pub fn collect_running(pid: Pid, all: &[Vma]) -> Vec<Segment> {
-    let mut found: BTreeMap<u64, PathBuf> = BTreeMap::new();
-    for vma in all.iter().filter(|vma| vmas::is_memory_file(vma)) {
-        found.entry(vma.inode).or_insert_with(|| vmas::map_file(pid, vma));
-    }
-    for fd in fdinfo::list(pid).unwrap_or_default() {
-        let at = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
-        // By name first: to stat a file of a network that hangs would hang as well.
-        let is_named = fs::read_link(&at).is_ok_and(|target| memfd::has_name_of_memory(&target));
-        if let (true, Ok(stat)) = (is_named, nix::sys::stat::stat(&at))
-            && memfd::is_memory(&stat)
-        {
-            found.entry(stat.st_ino).or_insert(at);
+/// Opens every segment that running processes map or have open, each once. One that is gone by then, or cannot be opened,
+/// is left out: the last set asks again.
+pub fn collect_running<'a>(holders: impl Iterator<Item = (Pid, &'a [Vma])>) -> Vec<Segment> {
+    let mut found: BTreeMap<u64, (Pid, PathBuf)> = BTreeMap::new();
+    for (pid, all) in holders {
+        for vma in all.iter().filter(|vma| vmas::is_memory_file(vma)) {
+            found.entry(vma.inode).or_insert_with(|| (pid, vmas::map_file(pid, vma)));
+        }
+        for fd in fdinfo::list(pid).unwrap_or_default() {
+            let at = PathBuf::from(format!("/proc/{pid}/fd/{fd}"));
+            // By name first: to stat a file of a network that hangs would hang as well.
+            let is_named = fs::read_link(&at).is_ok_and(|target| memfd::has_name_of_memory(&target));
+            if let (true, Ok(stat)) = (is_named, nix::sys::stat::stat(&at))
+                && memfd::is_memory(&stat)
+            {
+                found.entry(stat.st_ino).or_insert((pid, at));
+            }
         }
     }
-    let open = |(id, at): (u64, PathBuf)| {
+    let open = |(id, (pid, at)): (u64, (Pid, PathBuf))| {
         let segment = Segment::open(pid, id, &at);
         segment
             .inspect_err(|error| tracing::debug!(id, "not in this round: {}", crate::commands::chain(error)))
@@ -142,7 +168,7 @@ impl Segment {
         if stat.ino() != id {
             return Err(failed("looking at it")(io::Error::other("it is another file by now")));
         }
-        Ok(Segment { id, len_bytes: stat.len(), file, subject })
+        Ok(Segment { id, len_bytes: stat.len(), file, subject, pid })
     }
 
     /// Its pages that hold something: offsets stand for addresses.
@@ -223,38 +249,43 @@ impl Segment {
     }
 }
 
-/// Names each segment, and each deleted file that is open or mapped shared, that a process outside has too: what is
-/// restored is a copy of its own. A private mapping of a deleted file is a copy of its own before.
-pub fn sharers(pid: Pid, all: &[Vma], descriptors: &[Descriptor], findings: &mut Findings) {
+/// Names each segment, and each deleted file that is open or mapped shared, that a process outside of the tree has too:
+/// what is restored is a copy of its own. A private mapping of a deleted file is a copy of its own before.
+pub fn sharers(tree: &[Holder<'_>], findings: &mut Findings) {
     let mut files = Shareable::default();
-    for vma in all {
-        if vmas::is_memory_file(vma) {
-            files.add(key_of(vma), || vmas::subject(pid, vma));
-        } else if let Some(stat) = vma.shared.then(|| vmas::deleted_file(pid, vma)).flatten() {
-            files.add_deleted(&stat, &vma.path, || vmas::subject(pid, vma));
+    for Holder { pid, vmas: all, descriptors } in tree.iter().copied() {
+        for vma in all {
+            if vmas::is_memory_file(vma) {
+                files.add(key_of(vma), || vmas::subject(pid, vma));
+            } else if let Some(stat) = vma.shared.then(|| vmas::deleted_file(pid, vma)).flatten() {
+                files.add_deleted(&stat, &vma.path, || vmas::subject(pid, vma));
+            }
+        }
+        for descriptor in descriptors {
+            let stat = &descriptor.stat;
+            if memfd::is_memory(stat) {
+                files.add((stat.st_dev, stat.st_ino), || descriptor.subject(pid));
+            } else if ghost::is_deleted_file(stat) {
+                let name = descriptor.target.as_os_str().as_bytes();
+                files.add_deleted(stat, name, || descriptor.subject(pid));
+            }
         }
     }
-    for descriptor in descriptors {
-        let stat = &descriptor.stat;
-        if memfd::is_memory(stat) {
-            files.add((stat.st_dev, stat.st_ino), || descriptor.subject(pid));
-        } else if ghost::is_deleted_file(stat) {
-            files.add_deleted(stat, descriptor.target.as_os_str().as_bytes(), || descriptor.subject(pid));
-        }
+    if files.subjects.is_empty() {
+        return;
     }
-    let Ok(processes) = fs::read_dir("/proc") else { return };
     // The dumper's own duplicates do not count.
-    let ours = [pid, Pid::this()];
-    let others = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    for other in others.map(Pid::from_raw).filter(|other| !ours.contains(other)) {
-        if files.subjects.is_empty() {
-            return;
-        }
+    let ours: BTreeSet<Pid> = tree.iter().map(|holder| holder.pid).chain([Pid::this()]).collect();
+    let others = processes().unwrap_or_default().into_iter().filter(|other| !ours.contains(other));
+    for other in others {
         for shared in files.held_by(other) {
             if let Some(subject) = files.subjects.remove(&shared) {
                 let what = format!("process {other} shares it: after a restore each has its own copy");
                 findings.lose(subject, what);
             }
+        }
+        if files.subjects.is_empty() {
+            return;
         }
     }
 }
@@ -318,10 +349,11 @@ mod tests {
 
     #[test]
     fn two_memory_files_of_one_number_are_refused() {
-        let met = |id, device, at: &str| (id, device, at.into(), Subject::Process(Pid::this()));
+        let pid = Pid::this();
+        let met = |id, device, at: &str| Met { id, device, pid, at: at.into(), subject: Subject::Process(pid) };
         let mut findings = Findings::default();
         let found = each_once([met(1, 5, "a"), met(2, 6, "b"), met(1, 5, "c")].into_iter(), &mut findings);
-        assert_eq!(found, [(1, "a".into()), (2, "b".into())].into());
+        assert_eq!(found, [(1, (pid, "a".into())), (2, (pid, "b".into()))].into());
         assert_eq!(findings, Findings::default());
         each_once([met(1, 5, "a"), met(1, 6, "b")].into_iter(), &mut findings);
         assert_eq!(findings.refusals.len(), 1, "{findings:?}");

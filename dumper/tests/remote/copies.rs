@@ -8,15 +8,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use godwit_dumper::collect::tree::Task;
 use godwit_dumper::freeze::seize;
 use godwit_dumper::pool::Pool;
 use godwit_dumper::predump::held::{self, Held};
-use godwit_dumper::predump::pages::{self, PageSource, SentPages};
-use godwit_dumper::predump::rounds::{self, Base, Listed, PAGES_ID};
-use godwit_dumper::predump::segments::{Comparing, Segments};
+use godwit_dumper::predump::pages::{self, Owners, PageSource, Sent};
+use godwit_dumper::predump::rounds::{self, Base, Listed};
+use godwit_dumper::predump::segments::{Comparing, PagesIds, Segments};
 use godwit_dumper::predump::tracker::{self, Ask, Choice, Tracker};
-use godwit_dumper::prepare::root::Root;
 use godwit_dumper::procfs::maps::{self, Vma};
+use godwit_dumper::task::shmem::Holder;
 use godwit_dumper::task::{files, shmem, vmas};
 use godwit_page_server::store::sink::{Content, Fill, Sealed, Sink, SinkError};
 use godwit_wire::image::manifest::Manifest;
@@ -76,7 +77,9 @@ impl Sink for Slots {
 
 /// A copy that is being made.
 pub struct Copy {
-    root: Root,
+    task: Task,
+    pages_id: u32,
+    pages_ids: PagesIds,
     tracker: Box<dyn Tracker>,
     base: Option<Base>,
     held: Held,
@@ -89,14 +92,17 @@ pub struct Copy {
 
 impl Copy {
     pub fn begin(choice: Choice, pid: Pid) -> Copy {
-        let root = Root::open(pid, 1 << 20).unwrap();
+        let task = Task::open(pid).unwrap().unwrap();
         let tracker = tracker::attach(choice, pid, 2).unwrap();
+        let mut pages_ids = PagesIds::default();
         Copy {
-            root,
+            task,
+            pages_id: pages_ids.give(),
+            pages_ids,
             tracker,
             base: None,
             held: Held::default(),
-            segments: Segments::new(PAGES_ID + 1),
+            segments: Segments::default(),
             memory: Memories::new(),
             round: 0,
             taken_over: 0,
@@ -105,33 +111,37 @@ impl Copy {
 
     /// A round, while it runs.
     pub fn round(&mut self) {
-        let listed =
-            rounds::list(&self.root, self.tracker.as_mut(), self.base.as_ref(), &self.held, None).unwrap();
-        let segments = shmem::collect_running(self.root.pid, &listed.vmas);
-        let of_segments = self.segments.plans(&segments, false, &Comparing::patiently(2)).unwrap();
+        let listed = self.list(None);
+        let segments = shmem::collect_running([(self.task.pid, &listed.vmas[..])].into_iter());
+        let comparing = Comparing::patiently(2);
+        let of_segments = self.segments.plans(&segments, false, &mut self.pages_ids, &comparing).unwrap();
         let (plans, sent, memory) = self.send(&listed, of_segments, &segments, true);
-        self.segments.acknowledge(&plans, &sent);
-        let (sent, _) = pages::split_off(PAGES_ID, sent);
+        self.segments.acknowledge(&plans, &sent.pages);
+        let sent = &sent.pages[&self.pages_id];
         if self.tracker.wants_hashes() {
-            self.held.acknowledge(&listed.plan, &sent);
+            self.held.acknowledge(&listed.plan, sent);
         }
         self.memory = memory;
-        self.base = Some(Base { round: self.round, covered: rounds::covered(listed.plan, &sent) });
+        self.base = Some(Base { round: self.round, covered: rounds::covered(listed.plan, sent) });
+    }
+
+    fn list(&mut self, stopped_until: Option<Instant>) -> Listed {
+        let (tracker, base) = (self.tracker.as_mut(), self.base.as_ref());
+        rounds::list(&self.task, self.pages_id, tracker, base, &self.held, stopped_until).unwrap()
     }
 
     /// The last set, of the process as it stands still; then it runs on, and rounds go on as if it had not been made.
     /// Every page in which the copy differs is named.
     pub fn differences(&mut self) -> Vec<String> {
-        let frozen = seize::seize(self.root.pid).unwrap();
-        let until = Instant::now() + Duration::from_secs(60);
-        let listed =
-            rounds::list(&self.root, self.tracker.as_mut(), self.base.as_ref(), &self.held, Some(until))
-                .unwrap();
-        let descriptors = files::open_all(self.root.pid, &self.root.pidfd).unwrap();
-        let segments = shmem::collect(self.root.pid, &listed.vmas, &descriptors).unwrap();
-        let of_segments = self.segments.plans(&segments, true, &Comparing::patiently(2)).unwrap();
+        let pid = self.task.pid;
+        let frozen = seize::seize(pid).unwrap();
+        let listed = self.list(Some(Instant::now() + Duration::from_secs(60)));
+        let descriptors = &files::open_all(pid, &self.task.pidfd).unwrap();
+        let segments = shmem::collect(&[Holder { pid, vmas: &listed.vmas, descriptors }]).unwrap();
+        let comparing = Comparing::patiently(2);
+        let of_segments = self.segments.plans(&segments, true, &mut self.pages_ids, &comparing).unwrap();
         let (_, _, memory) = self.send(&listed, of_segments, &segments, false);
-        let differences = Looking::at(self.root.pid, &memory).differences(&listed.vmas);
+        let differences = Looking::at(pid, &memory).differences(&listed.vmas);
         frozen.thaw().unwrap();
         differences
     }
@@ -139,21 +149,21 @@ impl Copy {
     /// What the tracker says of the page at `at`, and what the last set would do with it. The process runs on, and
     /// rounds go on as if nobody had asked.
     pub fn fate(&mut self, at: u64) -> String {
-        let frozen = seize::seize(self.root.pid).unwrap();
-        let (pid, until) = (self.root.pid, Some(Instant::now() + Duration::from_secs(60)));
+        let (pid, until) = (self.task.pid, Some(Instant::now() + Duration::from_secs(60)));
+        let frozen = seize::seize(pid).unwrap();
         let of = |runs: &[PageRun], at: u64| {
             runs.iter().find(|run| run.vaddr <= at && at < run.end()).map(PageRun::is_present)
         };
         let vmas = rounds::with_pages(pid, &maps::read(pid).unwrap());
         let ask = Ask { vmas: &vmas, held: &self.held, is_stopped: true, until };
         let is_seen = of(&self.tracker.collect(&ask).unwrap(), at).is_some();
-        let listed =
-            rounds::list(&self.root, self.tracker.as_mut(), self.base.as_ref(), &self.held, until).unwrap();
+        let listed = self.list(until);
         let vma = listed.vmas.iter().find(|vma| vma.range().contains(&at)).unwrap();
         let is_segment = vma.shared && vmas::is_memory_file(vma);
         let in_segment = is_segment.then(|| {
-            let segments = shmem::collect_running(pid, &listed.vmas);
-            let plans = self.segments.plans(&segments, true, &Comparing::patiently(1)).unwrap();
+            let segments = shmem::collect_running([(pid, &listed.vmas[..])].into_iter());
+            let comparing = Comparing::patiently(1);
+            let plans = self.segments.plans(&segments, true, &mut self.pages_ids, &comparing).unwrap();
             let plan = plans.iter().find(|plan| plan.owner == PageOwner::Shmem(vma.inode)).unwrap();
             of(&plan.runs, vma.pgoff + at - vma.start)
         });
@@ -178,7 +188,7 @@ impl Copy {
         of_segments: Vec<PagesPlan>,
         segments: &[shmem::Segment],
         live: bool,
-    ) -> (Vec<PagesPlan>, BTreeMap<u32, SentPages>, Memories) {
+    ) -> (Vec<PagesPlan>, Sent, Memories) {
         self.round += 1;
         let left = listed.plan.runs.iter().filter(|run| !run.is_present()).map(|run| run.nr_pages);
         self.taken_over += left.sum::<u64>();
@@ -188,9 +198,9 @@ impl Copy {
         let plan = RoundPlan { round: self.round, base_round, kind, pages };
         plan.validate().unwrap();
         let hashed_slots = if live && self.tracker.wants_hashes() { held::PAGES_MAX } else { 0 };
-        let (pid, stop, slots) = (self.root.pid, &pages::GOES_ON, Slots::default());
-        let pool = &Pool::new(4);
-        let source = PageSource { pid, live, readers: 2, segments, hashed_slots, pool, hot: None, stop };
+        let (stop, hot, slots) = (&pages::GOES_ON, &pages::NONE_HOT, Slots::default());
+        let (owners, pool) = (Owners::One(self.task.pid), &Pool::new(4));
+        let source = PageSource { owners, live, readers: 2, segments, hashed_slots, pool, hot, stop };
         let sent = source.send_all(&plan, &slots).unwrap();
         let mut slots = slots.0.into_inner().unwrap();
         let mut memories = Memories::new();
@@ -214,7 +224,7 @@ impl Copy {
             }
         }
         assert!(slots.is_empty(), "pages without a place");
-        for gone in &sent[&PAGES_ID].gone {
+        for gone in &sent.pages[&self.pages_id].gone {
             assert!(live, "{gone:#x} is listed and cannot be read");
             memories.entry(TASK).or_default().remove(gone);
         }

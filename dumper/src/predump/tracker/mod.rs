@@ -6,6 +6,7 @@ pub mod present;
 pub mod soft_dirty;
 pub mod uffd_wp;
 
+use std::cell::OnceCell;
 use std::io;
 use std::time::Instant;
 
@@ -157,35 +158,62 @@ pub trait Tracker {
 /// # Errors
 /// [`TrackerError::None`] when the one that is wanted does not work.
 pub fn attach(choice: Choice, pid: Pid, readers: usize) -> Result<Box<dyn Tracker>, TrackerError> {
-    let is_auto = choice == Choice::Auto;
-    let mut failures = Vec::new();
-    if is_auto || choice == Choice::UffdWp {
-        match uffd_wp::self_test().map(|()| uffd_wp::UffdWp::attach(pid)) {
-            Ok(Ok(tracker)) => return Ok(Box::new(tracker)),
-            // The process itself may be one that can make none, with its table of descriptors full say.
-            Ok(Err(error)) if is_auto => failures.push(format!("uffd-wp: {}", chain(&error))),
-            Ok(Err(error)) => return Err(error),
-            Err(why) => failures.push(format!("uffd-wp: {why}")),
-        }
+    Trackers::new(choice, readers).attach(pid)
+}
+
+/// Arms trackers on the processes of a tree: what the kernel can do is found out once.
+#[derive(Debug)]
+pub struct Trackers {
+    choice: Choice,
+    readers: usize,
+    uffd_wp: OnceCell<Result<(), String>>,
+    soft_dirty: OnceCell<Result<(), String>>,
+}
+
+impl Trackers {
+    /// Of this kind; see [`attach`].
+    pub fn new(choice: Choice, readers: usize) -> Trackers {
+        Trackers { choice, readers, uffd_wp: OnceCell::new(), soft_dirty: OnceCell::new() }
     }
-    if is_auto || choice == Choice::SoftDirty {
-        match soft_dirty::self_test().map(|()| soft_dirty::SoftDirty::arm(pid)) {
-            Ok(Ok(tracker)) => return Ok(Box::new(tracker)),
-            Ok(Err(error)) if is_auto => failures.push(format!("soft-dirty: {}", chain(&error))),
-            Ok(Err(error)) => return Err(error),
-            Err(why) => failures.push(format!("soft-dirty: {why}")),
+
+    /// See [`attach`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn attach(&self, pid: Pid) -> Result<Box<dyn Tracker>, TrackerError> {
+        let is_auto = self.choice == Choice::Auto;
+        let mut failures = Vec::new();
+        if is_auto || self.choice == Choice::UffdWp {
+            let tested = self.uffd_wp.get_or_init(|| uffd_wp::self_test().map_err(|why| why.to_string()));
+            match tested.clone().map(|()| uffd_wp::UffdWp::attach(pid)) {
+                Ok(Ok(tracker)) => return Ok(Box::new(tracker)),
+                // The process itself may be one that can make none, with its table of descriptors full say.
+                Ok(Err(error)) if is_auto => failures.push(format!("uffd-wp: {}", chain(&error))),
+                Ok(Err(error)) => return Err(error),
+                Err(why) => failures.push(format!("uffd-wp: {why}")),
+            }
         }
-    }
-    if is_auto || choice == Choice::Hash {
-        if is_auto {
-            tracing::warn!(
-                %pid,
-                why = failures.join("; "),
-                "nothing of the kernel's tells what is written: all memory is read and compared, in each round and once \
-                 more while it is stopped"
-            );
+        if is_auto || self.choice == Choice::SoftDirty {
+            let tested =
+                self.soft_dirty.get_or_init(|| soft_dirty::self_test().map_err(|why| why.to_string()));
+            match tested.clone().map(|()| soft_dirty::SoftDirty::arm(pid)) {
+                Ok(Ok(tracker)) => return Ok(Box::new(tracker)),
+                Ok(Err(error)) if is_auto => failures.push(format!("soft-dirty: {}", chain(&error))),
+                Ok(Err(error)) => return Err(error),
+                Err(why) => failures.push(format!("soft-dirty: {why}")),
+            }
         }
-        return Ok(Box::new(hash::Hash::new(pid, readers)));
+        if is_auto || self.choice == Choice::Hash {
+            if is_auto {
+                tracing::warn!(
+                    %pid,
+                    why = failures.join("; "),
+                    "nothing of the kernel's tells what is written: all memory is read and compared, in each round \
+                     and once more while it is stopped"
+                );
+            }
+            return Ok(Box::new(hash::Hash::new(pid, self.readers)));
+        }
+        Err(TrackerError::None { why: failures.join("; ") })
     }
-    Err(TrackerError::None { why: failures.join("; ") })
 }

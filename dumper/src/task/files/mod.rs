@@ -2,7 +2,7 @@
 //!
 //! A descriptor is duplicated into the dumper by `pidfd_getfd` and looked at there: nothing runs in the
 //! task. `reg` are files, directories and the character devices that CRIU knows, `ghost` are deleted files, `memfd` are memory files, `pipe` are
-//! pipes with both ends in the task, `fown` is who is signalled for a descriptor. All else is refused by
+//! pipes with all ends in the tree, `fown` is who is signalled for a descriptor. All else is refused by
 //! name (`unknown`). `filesystem` tells what a file lies on.
 
 pub mod filesystem;
@@ -15,10 +15,11 @@ pub mod reg;
 pub mod table;
 pub mod unknown;
 
+use std::collections::{BTreeSet, HashMap};
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::sys::stat::{FileStat, SFlag, fstat};
@@ -137,12 +138,28 @@ pub fn classify(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) -> O
     }
 }
 
-/// Checks every descriptor; what cannot be dumped is refused by name.
+/// Pipes that a process outside of a tree holds an end of, and one such process.
+pub type HeldElsewhere = HashMap<PathBuf, i32>;
+
+/// Looks for the pipes that processes outside of a tree hold an end of. `all` are the descriptors of the tree.
+pub fn held_elsewhere<'a>(
+    tree: &BTreeSet<Pid>,
+    all: impl Iterator<Item = &'a Descriptor>,
+) -> HeldElsewhere {
+    let is_pipe = |target: &&Path| target.as_os_str().as_bytes().starts_with(b"pipe:[");
+    let targets = all.map(|descriptor| descriptor.target.as_path());
+    pipe::held_elsewhere(tree, &targets.filter(is_pipe).collect())
+}
+
+/// Checks every descriptor of a process; what cannot be dumped is refused by name.
 /// A deleted file may hold `ghost_limit` bytes.
-pub fn check_all(pid: Pid, all: &[Descriptor], ghost_limit: u64, findings: &mut Findings) {
-    let is_pipe = |target: &PathBuf| target.as_os_str().as_bytes().starts_with(b"pipe:[");
-    let pipes = all.iter().map(|descriptor| &descriptor.target).filter(|target| is_pipe(target));
-    let held_elsewhere = pipe::held_elsewhere(pid, &pipes.map(PathBuf::as_path).collect());
+pub fn check_all(
+    pid: Pid,
+    all: &[Descriptor],
+    ghost_limit: u64,
+    held_elsewhere: &HeldElsewhere,
+    findings: &mut Findings,
+) {
     for descriptor in all {
         let kind = classify(pid, descriptor, findings);
         if kind.is_some() {
@@ -154,7 +171,7 @@ pub fn check_all(pid: Pid, all: &[Descriptor], ghost_limit: u64, findings: &mut 
                 ghost::check(&at, &descriptor.stat, ghost_limit, descriptor.subject(pid), findings);
             }
             Some(Kind::Regular) => reg::check(pid, descriptor, findings),
-            Some(Kind::Pipe) => pipe::check(pid, descriptor, &held_elsewhere, findings),
+            Some(Kind::Pipe) => pipe::check(pid, descriptor, held_elsewhere, findings),
             Some(Kind::Memory) => {
                 memfd::check(descriptor.stat.st_size as u64, descriptor.subject(pid), findings);
             }

@@ -1,6 +1,6 @@
-//! Pipes that lie wholly in the task: their ends, size and contents.
+//! Pipes that lie wholly in the tree: their ends, size and contents.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fs;
 use std::io::Read;
 use std::os::fd::AsFd;
@@ -15,10 +15,11 @@ use godwit_wire::image::pipe_data::PipeDataEntry;
 use super::table::FileTable;
 use super::{Descriptor, fown};
 use crate::error::DumpError;
+use crate::procfs::tree::processes;
 use crate::refusal::Findings;
 use crate::sys;
 
-/// Refuses packet mode, and a pipe that another process holds an end of (see [`held_elsewhere`]).
+/// Refuses packet mode, and a pipe that a process outside of the tree holds an end of (see [`held_elsewhere`]).
 pub fn check(
     pid: Pid,
     descriptor: &Descriptor,
@@ -37,26 +38,27 @@ pub fn check(
         findings.refuse(
             subject,
             format!(
-                "process {other} holds an end of this pipe, and only pipes inside one process are dumped"
+                "process {other} holds an end of this pipe, and only pipes inside the tree are dumped"
             ),
-            "connect the program's input and output to files or /dev/null",
+            "name a process above both, or connect the program's input and output to files or /dev/null",
         );
     }
 }
 
-/// Of the pipes that `/proc/PID/fd` links name `pipes`, those that a process other than `pid` holds an end of, and one
-/// such process. All are looked for in one pass over all descriptors of the machine.
-pub fn held_elsewhere(pid: Pid, pipes: &HashSet<&Path>) -> HashMap<PathBuf, i32> {
+/// Of the pipes that `/proc/PID/fd` links name `pipes`, those that a process outside of the `tree` holds an end of, and
+/// one such process. All are looked for in one pass over all descriptors of the machine.
+pub fn held_elsewhere(tree: &BTreeSet<Pid>, pipes: &HashSet<&Path>) -> HashMap<PathBuf, i32> {
     let mut held = HashMap::new();
-    let Ok(processes) = fs::read_dir("/proc") else { return held };
+    if pipes.is_empty() {
+        return held;
+    }
     // The dumper's own duplicates are not an end held elsewhere.
-    let ours = [pid.as_raw(), std::process::id() as i32];
-    let others = processes.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok());
-    for other in others.filter(|other| !ours.contains(other) && !pipes.is_empty()) {
+    let is_other = |pid: &Pid| !tree.contains(pid) && *pid != Pid::this();
+    for other in processes().unwrap_or_default().into_iter().filter(is_other) {
         let Ok(fds) = fs::read_dir(format!("/proc/{other}/fd")) else { continue };
         for target in fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()) {
             if pipes.contains(target.as_path()) {
-                held.entry(target).or_insert(other);
+                held.entry(target).or_insert(other.as_raw());
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The table of open files: one entry for each open file description, one for each file behind a mapping.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -24,8 +25,12 @@ use crate::sys;
 #[derive(Debug, Default)]
 pub struct FileTable {
     entries: Vec<FileEntry>,
-    descriptions: HashMap<(u64, u64), Vec<(i32, u32)>>,
-    by_inode: HashMap<(u64, u64), u32>,
+    /// By the file: one of the descriptors of each open file description, and its id.
+    descriptions: HashMap<(u64, u64), Vec<(Pid, i32, u32)>>,
+    /// By the file and the name that a process sees it under: two may have different roots.
+    by_name: HashMap<(u64, u64, Vec<u8>), u32>,
+    /// Ids given so far.
+    given: u32,
     pipes: HashMap<u32, (PipeDataEntry, Vec<u8>)>,
     memory: Vec<MemfdInodeEntry>,
     /// The deleted ones.
@@ -34,29 +39,38 @@ pub struct FileTable {
 
 impl FileTable {
     /// A fresh id. Ids start at 1 and are counted over all files.
-    fn next_id(&self) -> u32 {
-        let taken = self.descriptions.values().map(Vec::len).sum::<usize>() + self.by_inode.len();
-        taken as u32 + 1
+    fn next_id(&mut self) -> u32 {
+        self.given += 1;
+        self.given
     }
 
-    /// The id of the open file description behind a descriptor, and whether it is new. Descriptors of one
-    /// inode are told apart by `kcmp(KCMP_FILE)` (man 2 kcmp).
+    /// The id of the open file description behind a descriptor, and whether it is new; one that several processes share
+    /// has one id. Descriptors of one inode are told apart by `kcmp(KCMP_FILE)` (man 2 kcmp).
     ///
     /// # Errors
     /// When `kcmp` is refused.
     pub fn description(&mut self, pid: Pid, descriptor: &Descriptor) -> Result<(u32, bool), DumpError> {
         let key = (descriptor.stat.st_dev, descriptor.stat.st_ino);
-        for &(fd, id) in self.descriptions.get(&key).into_iter().flatten() {
-            let order = sys::kcmp::files((pid, fd), (pid, descriptor.fd)).map_err(|errno| {
-                DumpError::sys(format!("fds {fd} and {} of process {pid}", descriptor.fd), "kcmp", errno)
-            })?;
-            if order.is_eq() {
-                return Ok((id, false));
+        let given = self.given;
+        let known = self.descriptions.entry(key).or_default();
+        // Sorted by the kernel's own order: a file that many processes have open apart is found by few comparisons.
+        let mut failed = None;
+        let place = known.binary_search_by(|&(other, fd, _)| {
+            sys::kcmp::files((other, fd), (pid, descriptor.fd)).unwrap_or_else(|errno| {
+                let subject = format!("fd {fd} of process {other} and fd {} of process {pid}", descriptor.fd);
+                failed = Some(DumpError::sys(subject, "kcmp", errno));
+                Ordering::Equal
+            })
+        });
+        match (place, failed) {
+            (_, Some(error)) => Err(error),
+            (Ok(at), None) => Ok((known[at].2, false)),
+            (Err(at), None) => {
+                known.insert(at, (pid, descriptor.fd, given + 1));
+                self.given += 1;
+                Ok((self.given, true))
             }
         }
-        let id = self.next_id();
-        self.descriptions.entry(key).or_default().push((descriptor.fd, id));
-        Ok((id, true))
     }
 
     /// Adds an entry whose id came from [`FileTable::description`].
@@ -65,7 +79,7 @@ impl FileTable {
     }
 
     /// The id of a file that is not an open descriptor: a mapping's file, the executable, a working or root
-    /// directory. The same file gets the same id.
+    /// directory. The same file under the same name gets the same id.
     ///
     /// `at` is where the file is opened (a link in `/proc`), `name` its path in the task's root.
     ///
@@ -74,12 +88,12 @@ impl FileTable {
     pub fn special(&mut self, pid: Pid, at: &Path, name: &[u8]) -> Result<u32, DumpError> {
         let stat = nix::sys::stat::stat(at)
             .map_err(|errno| DumpError::sys(at.display().to_string(), "stat", errno))?;
-        let key = (stat.st_dev, stat.st_ino);
-        if let Some(&id) = self.by_inode.get(&key) {
+        let key = (stat.st_dev, stat.st_ino, name.to_vec());
+        if let Some(&id) = self.by_name.get(&key) {
             return Ok(id);
         }
         let id = self.next_id();
-        self.by_inode.insert(key, id);
+        self.by_name.insert(key, id);
         if memfd::is_memory(&stat) {
             let inode_id = self.memory_inode(at, Path::new(OsStr::from_bytes(name)), &stat)?;
             self.entries.push(memfd::mapped_entry(id, inode_id));

@@ -1,0 +1,205 @@
+//! Stopping a whole tree of processes, and letting it run on as if nothing had been.
+//!
+//! From the root down: what is stopped makes no further children, so the children of stopped processes are listed,
+//! stopped, and listed in turn. Meanwhile others end and leave their children to a process above. So at last all lists are read
+//! again, until every process in them is known: then none can have come, since nobody is left to make one, and none can
+//! have been overlooked, since only a process that vanishes from a list while it is read hides another (fs/proc/array.c,
+//! get_children_pid).
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use godwit_wire::fault;
+use nix::unistd::Pid;
+
+use super::error::FreezeError;
+use super::seize::{Frozen, Limit, Seizing, Thread};
+use crate::collect::tree::{TASKS_MAX, children, is_zombie};
+use crate::procfs::tree;
+
+/// How often all lists of a tree are read again before it is given up.
+const WALKS_MAX: u32 = 1000;
+/// How long the threads of a process that is ending may take to go.
+const ENDING: Duration = Duration::from_millis(200);
+
+/// A tree that is stopped. Dropping it lets all run on, as [`FrozenTree::thaw`] does.
+///
+/// Not `Send`: the kernel answers only the thread that seized.
+pub struct FrozenTree {
+    /// The root first, parents before their children.
+    tasks: Vec<Frozen>,
+    zombies: Vec<Pid>,
+}
+
+/// Stops every process of the tree below `root` within `limit`, or lets them all run on and says why.
+///
+/// # Errors
+/// See [`FreezeError`].
+pub fn seize(root: Pid, limit: Duration) -> Result<FrozenTree, FreezeError> {
+    let limit = Limit::from_now(limit);
+    let first = Seizing::start(root, limit)?.finish()?;
+    let mut found = Found {
+        root,
+        limit,
+        known: BTreeSet::from([root]),
+        tree: FrozenTree { tasks: vec![first], zombies: Vec::new() },
+    };
+    let (mut from, mut walks) = (0, 0);
+    loop {
+        let is_whole = from == 0;
+        let fresh = found.fresh(from)?;
+        from = found.tree.tasks.len();
+        if !fresh.is_empty() {
+            found.take(fresh)?;
+        } else if is_whole {
+            return Ok(found.tree);
+        } else {
+            (from, walks) = (0, walks + 1);
+            fault::point("mid.freeze.walk")?;
+        }
+        if limit.is_over() || walks > WALKS_MAX {
+            let (found, waited) = (found.tree.tasks.len(), limit.time);
+            return Err(FreezeError::UnsteadyTree { root, found, walks, waited });
+        }
+    }
+}
+
+struct Found {
+    root: Pid,
+    limit: Limit,
+    /// Stopped, or dead and not waited for. One that vanished is none: its number may come again.
+    known: BTreeSet<Pid>,
+    tree: FrozenTree,
+}
+
+impl Found {
+    /// Children of the stopped processes from the one numbered `from` on that are not known.
+    fn fresh(&self, from: usize) -> Result<Vec<Pid>, FreezeError> {
+        let mut fresh = Vec::new();
+        for task in &self.tree.tasks[from..] {
+            for thread in task.threads() {
+                match tree::children(task.pid(), thread.tid) {
+                    Ok(children) => fresh.extend(children.iter().filter(|child| !self.known.contains(child))),
+                    // Killed while it was stopped: that is found out by whoever reads it.
+                    Err(error) if error.is_gone() => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(fresh)
+    }
+
+    /// Stops processes: all are asked first, so that they come to their stops at the same time.
+    fn take(&mut self, fresh: Vec<Pid>) -> Result<(), FreezeError> {
+        if self.known.len() + fresh.len() > TASKS_MAX {
+            return Err(FreezeError::TooMany { root: self.root, max: TASKS_MAX });
+        }
+        let mut started = Vec::with_capacity(fresh.len());
+        for pid in fresh {
+            match Seizing::start(pid, self.limit) {
+                Ok(seizing) => started.push((pid, seizing)),
+                Err(error) => self.gone(pid, error)?,
+            }
+        }
+        for (pid, seizing) in started {
+            match seizing.finish() {
+                Ok(frozen) => {
+                    self.known.insert(pid);
+                    self.tree.tasks.push(frozen);
+                }
+                Err(error) => self.gone(pid, error)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// A process that could not be stopped since it has ended is no failure.
+    fn gone(&mut self, pid: Pid, error: FreezeError) -> Result<(), FreezeError> {
+        let has_ended = match error {
+            FreezeError::NoProcess { .. } | FreezeError::Died { .. } | FreezeError::Zombie { .. } => true,
+            // The first thread of a process that ends is dead a moment before the others.
+            FreezeError::LeaderExited { .. } => ends(pid),
+            FreezeError::Procfs(ref error) => error.is_gone(),
+            _ => false,
+        };
+        if !has_ended {
+            return Err(error);
+        }
+        if is_zombie(pid) && self.known.insert(pid) {
+            self.tree.zombies.push(pid);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a process whose first thread has ended does so as a whole.
+fn ends(pid: Pid) -> bool {
+    let limit = Limit::from_now(ENDING);
+    loop {
+        if tree::threads(pid).map_or(0, |threads| threads.len()) <= 1 {
+            return true;
+        }
+        if limit.is_over() {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+impl FrozenTree {
+    /// The stopped processes: the root first, parents before their children.
+    pub fn tasks(&self) -> &[Frozen] {
+        &self.tasks
+    }
+
+    /// The root.
+    pub fn root(&self) -> &Frozen {
+        // A tree has at least its root: `seize` ends with an error otherwise.
+        &self.tasks[0]
+    }
+
+    /// Processes of the tree that have ended and were not waited for.
+    pub fn zombies(&self) -> &[Pid] {
+        &self.zombies
+    }
+
+    /// All threads of all processes.
+    pub fn threads(&self) -> impl Iterator<Item = &Thread> {
+        self.tasks.iter().flat_map(Frozen::threads)
+    }
+
+    /// Lets all run on, children before their parents, so that none finds a child of its own stopped by us. A process
+    /// that was killed meanwhile is no error.
+    ///
+    /// # Errors
+    /// The first failure; the others run.
+    pub fn thaw(mut self) -> Result<(), FreezeError> {
+        let mut outcome = Ok(());
+        while let Some(task) = self.tasks.pop() {
+            outcome = outcome.and(task.thaw());
+        }
+        outcome
+    }
+
+    /// Whether the lists of children still show nobody who is not known: nothing was missed, nobody has come.
+    ///
+    /// # Errors
+    /// When `/proc` does not tell.
+    pub fn strangers(&self) -> Result<Vec<Pid>, FreezeError> {
+        let known: BTreeSet<Pid> =
+            self.tasks.iter().map(Frozen::pid).chain(self.zombies.iter().copied()).collect();
+        let mut strangers = Vec::new();
+        for task in &self.tasks {
+            strangers.extend(children(task.pid())?.into_iter().filter(|child| !known.contains(child)));
+        }
+        Ok(strangers)
+    }
+}
+
+impl Drop for FrozenTree {
+    fn drop(&mut self) {
+        while let Some(task) = self.tasks.pop() {
+            drop(task);
+        }
+    }
+}
