@@ -9,7 +9,6 @@
 //! the tasks; pages go out on reader threads while everything else is collected.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -19,7 +18,6 @@ use godwit_wire::fault;
 use godwit_wire::image::core::SeccompMode;
 use godwit_wire::image::inventory::PluginsEntry;
 use godwit_wire::image::{ImageKind, ImageWriter};
-use nix::fcntl::Flock;
 use nix::unistd::Pid;
 
 use crate::collect::file_locks::FileLocks;
@@ -31,7 +29,7 @@ use crate::error::DumpError;
 use crate::finish::{self, clocks};
 use crate::freeze::seize::Frozen;
 use crate::freeze::tree::{self as freeze_tree, FrozenTree};
-use crate::handover::{self, HandedOver};
+use crate::handover::{self, HandedOver, Member};
 use crate::interrupt;
 use crate::options::{CriuVersion, Options};
 use crate::pool::Pool;
@@ -43,6 +41,7 @@ use crate::predump::whole;
 use crate::prepare::alarm::Alarm;
 use crate::prepare::cpu::XsaveLayout;
 use crate::prepare::inventory::Inventory;
+use crate::prepare::leftovers::Claims;
 use crate::prepare::link::Target;
 use crate::prepare::root::Root;
 use crate::prepare::scripts::{self, Hook};
@@ -102,7 +101,7 @@ pub fn pre_dump(options: &Options) -> Result<Report, DumpError> {
 
 /// What the preparation leaves.
 struct Host {
-    _claim: Flock<File>,
+    claims: Claims,
     root: Root,
     layout: XsaveLayout,
     inventory: Inventory,
@@ -123,8 +122,9 @@ struct Host {
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::RaiseLimits, limits::raise)?;
     let root = steps.run(Step::RootItem, || Root::open(options.pid, options.ghost_limit))?;
-    let claim = leftovers::claim(root.pid)?;
-    leftovers::thaw(&root, &options.state_dir)?;
+    let claims = Claims::default();
+    let tree = claims.tree(root.pid)?;
+    leftovers::thaw_tree(&root.boot_id, &tree, &options.state_dir)?;
     leftovers::sweep_tree(root.pid)?;
     steps.run(Step::PreDumpScripts, || scripts::run(&options.action_scripts, Hook::PreDump, options.pid))?;
     let stats = steps.run(Step::InitStats, || Ok(DumpStats::default()))?;
@@ -151,7 +151,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
     let (pool, others) = (Pool::default(), seen.others);
-    Ok(Host { _claim: claim, root, layout, inventory, target, origin, cgroup, others, criu, losses, stats, pool })
+    Ok(Host { claims, root, layout, inventory, target, origin, cgroup, others, criu, losses, stats, pool })
 }
 
 fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
@@ -161,6 +161,7 @@ fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
         origin: &host.origin,
         inventory: &host.inventory,
         options,
+        claims: &host.claims,
         pool: &host.pool,
         first_round: host.target.first_round(),
     };
@@ -222,6 +223,7 @@ fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, 
     let died = |pid| DumpError::Died { pid };
     let tasks = frozen.tasks().iter().map(|task| Task::open(task.pid())?.ok_or(died(task.pid())));
     let tasks: Vec<Task> = tasks.collect::<Result<_, _>>()?;
+    tasks.iter().try_for_each(|task| host.claims.more(task))?;
     // Nobody is left to wait for them.
     let zombies = frozen.zombies().iter().map(|pid| Zombie::read(*pid)?.ok_or(died(*pid)));
     let zombies: Vec<Zombie> = zombies.collect::<Result<_, _>>()?;
@@ -600,6 +602,8 @@ fn single(kind: ImageKind, id: u64, record: &impl prost::Message) -> Result<(Str
 /// The sealed final set.
 #[derive(Default)]
 struct SealedSet {
+    processes: usize,
+    zombies: usize,
     stats: DumpStats,
     report: Option<RoundReport>,
     restore_options: Vec<String>,
@@ -661,7 +665,8 @@ fn finish(
     let report = rounds::report(round, listed.iter(), &sent, memdump, sealed.fsync_us).with_shared(shared);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     let losses = collected.losses.into_iter().chain(state.losses).collect();
-    Ok(SealedSet { stats, report: Some(report), restore_options, has_locks, losses })
+    let (processes, zombies) = (tasks.len(), stopped.zombies.len());
+    Ok(SealedSet { processes, zombies, stats, report: Some(report), restore_options, has_locks, losses })
 }
 
 /// How it ended: what the destination says, and how long the process stood still.
@@ -677,9 +682,14 @@ fn hand_over(
     stopped: Stopped,
     sealed: &SealedSet,
 ) -> Result<Ended, DumpError> {
-    let Stopped { frozen, alarm, .. } = stopped;
+    let Stopped { frozen, tasks, alarm, .. } = stopped;
+    let was_stopped = |index: usize| frozen.tasks()[index].stopped_by().is_some();
+    let member = |(index, Task { pid, start_time, pidfd, .. })| {
+        Member { pid, start_time, pidfd, was_stopped: was_stopped(index) }
+    };
+    let tree = tasks.into_iter().enumerate().map(member).collect();
     let handed_over =
-        handover::end(options, &host.root, &host.target, frozen, &host.cgroup, sealed.has_locks)?;
+        handover::end(options, &host.root, tree, &host.target, frozen, &host.cgroup, sealed.has_locks)?;
     let downtime = handed_over.running_at.map_or(alarm.elapsed(), |at| at.duration_since(alarm.begun()));
     Ok(Ended { handed_over, downtime })
 }
@@ -689,6 +699,8 @@ fn report(host: &Host, rounds: Rounds, sealed: SealedSet, ended: Ended, total: D
     let by_hand = host.target.restore_command(&sealed.restore_options);
     Report::new(Outcome {
         pid: host.root.pid,
+        processes: sealed.processes,
+        zombies: sealed.zombies,
         session: host.target.name(),
         tracker: rounds.tracker(host.root.pid),
         reports: rounds.reports.into_iter().chain(sealed.report).collect(),

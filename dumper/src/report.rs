@@ -105,8 +105,12 @@ impl SharedPages {
 /// The whole of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// The process.
+    /// The process, or the root of the tree.
     pub pid: i32,
+    /// Living processes that were dumped.
+    pub processes: usize,
+    /// Processes that had ended and were not waited for.
+    pub zombies: usize,
     /// Session at the page server, or the local directory.
     pub session: String,
     /// The dirty tracker, or `none` without rounds.
@@ -144,8 +148,12 @@ pub struct Report {
 
 /// What a report is made from.
 pub struct Outcome<'a> {
-    /// The process.
+    /// The process, or the root of the tree.
     pub pid: Pid,
+    /// Living processes that were dumped.
+    pub processes: usize,
+    /// Processes that had ended and were not waited for.
+    pub zombies: usize,
     /// Session or directory.
     pub session: &'a str,
     /// The dirty tracker, if rounds ran.
@@ -185,6 +193,8 @@ impl Report {
         let memory_pages = outcome.reports.last().map_or(0, |last| last.pages_scanned);
         Report {
             pid: outcome.pid.as_raw(),
+            processes: outcome.processes,
+            zombies: outcome.zombies,
             session: outcome.session.to_owned(),
             tracker: outcome.tracker.unwrap_or("none").to_owned(),
             freeze_ms: ms(outcome.freeze.unwrap_or_default()),
@@ -201,6 +211,19 @@ impl Report {
             rounds: outcome.reports,
             losses: outcome.losses.iter().map(ToString::to_string).collect(),
             restore_command: outcome.restore_command,
+        }
+    }
+}
+
+impl Report {
+    /// Who else was dumped, in words; nothing for a single process.
+    fn family(&self) -> String {
+        let others = self.processes.saturating_sub(1);
+        let zombies = if self.zombies > 0 { format!(", {} zombies", self.zombies) } else { String::new() };
+        match (others, self.zombies) {
+            (0, 0) => String::new(),
+            (1, _) => format!(" and 1 process below it{zombies}"),
+            _ => format!(" and {others} processes below it{zombies}"),
         }
     }
 }
@@ -225,8 +248,9 @@ impl fmt::Display for Report {
         }
         writeln!(
             f,
-            "process {} ({:.1} MiB, tracker {}): frozen {:.1} ms, down {:.1} ms, {:.1} ms in all, {:.1} MiB on the wire",
+            "process {}{} ({:.1} MiB, tracker {}): frozen {:.1} ms, down {:.1} ms, {:.1} ms in all, {:.1} MiB on the wire",
             self.pid,
+            self.family(),
             self.memory_bytes as f64 / MIB,
             self.tracker,
             self.freeze_ms,

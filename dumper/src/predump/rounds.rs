@@ -26,6 +26,7 @@ use crate::interrupt;
 use crate::options::Options;
 use crate::pool::Pool;
 use crate::prepare::inventory::Inventory;
+use crate::prepare::leftovers::Claims;
 use crate::prepare::root::Root;
 use crate::procfs::maps::{self, Vma};
 use crate::progress::Progress;
@@ -89,6 +90,8 @@ pub struct RoundsOf<'a> {
     pub inventory: &'a Inventory,
     /// What was asked for.
     pub options: &'a Options,
+    /// The processes that are this dumper's alone.
+    pub claims: &'a Claims,
     /// Where pages are read into.
     pub pool: &'a Pool,
     /// First round number that is free.
@@ -118,7 +121,7 @@ impl Rounds {
     }
 
     /// Arms a tracker on every process of the tree that has none, and forgets those that are gone.
-    fn adopt(&mut self, root: Pid) -> Result<(), DumpError> {
+    fn adopt(&mut self, root: Pid, claims: &Claims) -> Result<(), DumpError> {
         let tree = Tree::walk(root)?;
         let mut known = std::mem::take(&mut self.tasks);
         let many = tree.tasks.len() as u64;
@@ -128,6 +131,7 @@ impl Rounds {
                 self.tasks.insert(pid, of);
                 continue;
             }
+            claims.more(&task)?;
             let tracker = match self.trackers.attach(pid) {
                 Ok(tracker) => tracker,
                 Err(_) if pid != root && !task.lives() => continue,
@@ -184,7 +188,7 @@ impl RoundsOf<'_> {
     fn one(&self, rounds: &mut Rounds) -> Result<(), DumpError> {
         interrupt::check()?;
         let begun = Instant::now();
-        rounds.adopt(self.root.pid)?;
+        rounds.adopt(self.root.pid, self.claims)?;
         let listed = self.list_all(rounds)?;
         let hashed_slots = if rounds.tasks.values().any(|of| of.tracker.wants_hashes()) {
             held::PAGES_MAX
