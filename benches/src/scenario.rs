@@ -5,7 +5,7 @@
 use crate::link::{Far, LinkKind};
 use crate::peer::Peer;
 use crate::workload::hot_set::{How, Plan};
-use crate::workload::{Content, Workload};
+use crate::workload::{Content, Shape, Workload};
 
 /// A workload, a link, and who moves the one over the other in turn.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +73,11 @@ pub fn all(quick: bool) -> Vec<Scenario> {
         memory_mib: memory_mib / 4,
         ..one_shot(workload, shaped(1000), &[Peer::GodwitRounds, Peer::Godwit, Peer::CriuPageServer])
     };
+    let of = |shape| Scenario {
+        memory_mib: if quick { 60 } else { 1000 },
+        ..local(Workload { shape, ..random })
+    };
+    let (processes, threads) = if quick { (60, 120) } else { (1000, 2000) };
     // Where a GiB would only take longer.
     let half = |scenario: Scenario| Scenario { memory_mib: scenario.memory_mib / 2, ..scenario };
     let mut scenarios = vec![
@@ -81,6 +86,8 @@ pub fn all(quick: bool) -> Vec<Scenario> {
         half(one_shot(zeros, LinkKind::Loopback, &all)),
         local(random),
         half(local(zeros)),
+        of(Shape::Processes(processes)),
+        Scenario { memory_mib: 64, ..of(Shape::Threads(threads)) },
         one_shot(random, shaped(10_000), &all),
         one_shot(random, shaped(2500), &two),
         half(one_shot(random, shaped(1000), &two)),

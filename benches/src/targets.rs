@@ -85,6 +85,11 @@ pub fn judge(
         Some(rate(name)? / limit.mib_per_s.median())
     };
     let mib = |bytes: f64| bytes / f64::from(1 << 20);
+    let freeze = |name: &str| {
+        let scenario = find(name)?;
+        let freeze = |peer: &str| Some(scenario.peer(peer)?.freeze_s.clone());
+        Some(freeze("godwit local")?.over(&freeze("criu local")?)?.median())
+    };
     let heaps = |link: &str, other: &str, quantity: fn(&PeerResult) -> Series| {
         Some(heaps_over(scenarios, link, other, quantity)?.median())
     };
@@ -158,6 +163,16 @@ pub fn judge(
             "random memory over loopback: rate over raw quinn's, whose bytes are dropped",
             Bound::AtLeast(0.85),
             over_limit("one-shot/random/loopback", "raw quinn"),
+        ),
+        verdict(
+            "1,000 processes: time frozen over that of criu dump",
+            Bound::AtMost(0.5),
+            freeze("local/random-of-1000-processes/loopback"),
+        ),
+        verdict(
+            "2,000 threads: time frozen over that of criu dump",
+            Bound::AtMost(0.5),
+            freeze("local/random-of-2000-threads/loopback"),
         ),
         verdict(
             "6 GiB: peak of the dumper, MiB",

@@ -89,5 +89,6 @@ pub(super) fn frozen_s(images: &Path) -> io::Result<f64> {
     let stats: StatsEntry = ImageReader::new(ImageKind::StatsDump, &name, &bytes)
         .and_then(ImageReader::only)
         .map_err(io::Error::other)?;
-    Ok(f64::from(stats.dump.map_or(0, |dump| dump.frozen_time)) / 1e6)
+    // The tree stands still from the first seize on, as godwit counts it.
+    Ok(f64::from(stats.dump.map_or(0, |dump| dump.freezing_time + dump.frozen_time)) / 1e6)
 }

@@ -50,7 +50,8 @@ impl Tracked {
         let dir = tempfile::tempdir()?;
         let link = LinkKind::Loopback.open(dir.path())?;
         let plan = Plan { hot_percent: writer.hot_percent, rate_mib_s: 0, how: writer.how };
-        let workload = Workload { content: Content::Random, hot: (writer.hot_percent > 0).then_some(plan) };
+        let hot = (writer.hot_percent > 0).then_some(plan);
+        let workload = Workload { hot, ..Workload::still(Content::Random) };
         let victim = workload.start(writer.memory_mib, &link, dir.path())?;
         let written = Written::of(victim.pid().unsigned_abs(), &dir.path().join("ready"))?;
         Ok(Tracked { victim, written, _link: link, _dir: dir })

@@ -28,17 +28,35 @@ pub struct Workload {
     pub content: Content,
     /// What of it is rewritten for ever, if anything.
     pub hot: Option<Plan>,
+    /// Who has it.
+    pub shape: Shape,
+}
+
+/// Who has the memory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Shape {
+    /// One process of one thread.
+    #[default]
+    One,
+    /// A process and so many children less one, each with a part of it.
+    Processes(u32),
+    /// One process of so many threads.
+    Threads(u32),
 }
 
 impl Workload {
     /// Memory that is filled and left alone.
     pub fn still(content: Content) -> Workload {
-        Workload { content, hot: None }
+        Workload { content, hot: None, shape: Shape::One }
     }
 
     /// Its name in results: that of its content, and with a hot set its share, how it is rewritten and the rate.
     pub fn name(self) -> String {
-        let content = value_name(&self.content);
+        let content = match self.shape {
+            Shape::One => value_name(&self.content),
+            Shape::Processes(count) => format!("{}-of-{count}-processes", value_name(&self.content)),
+            Shape::Threads(count) => format!("{}-of-{count}-threads", value_name(&self.content)),
+        };
         match self.hot {
             None => content,
             Some(plan) => {
@@ -56,6 +74,11 @@ impl Workload {
         let mut args = vec!["--content".to_owned(), value_name(&self.content)];
         args.extend(["--memory-mib".to_owned(), memory_mib.to_string()]);
         args.extend(["--ready".to_owned(), ready.to_string_lossy().into_owned()]);
+        match self.shape {
+            Shape::One => {}
+            Shape::Processes(count) => args.extend(["--processes".to_owned(), count.to_string()]),
+            Shape::Threads(count) => args.extend(["--threads".to_owned(), count.to_string()]),
+        }
         if let Some(plan) = self.hot {
             args.extend(["--hot-percent".to_owned(), plan.hot_percent.to_string()]);
             args.extend(["--rate-mib-s".to_owned(), plan.rate_mib_s.to_string()]);
