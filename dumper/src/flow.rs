@@ -453,7 +453,8 @@ fn asked_losses(
 ) -> Result<Vec<Loss>, DumpError> {
     let mut findings = Findings::default();
     settings::of_asked(pid, &says.task.settings, is_strict, &mut findings);
-    for thread in &says.threads {
+    // The parent of the root is `criu` for a while; that of the others is restored with them.
+    for thread in says.threads.iter().filter(|_| pid == host.root.pid) {
         settings::of_death_signal(thread.tid, thread.pdeath_sig, &mut findings);
     }
     survey::late_verdict(findings, &host.losses, options.strict)

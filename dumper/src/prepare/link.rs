@@ -11,6 +11,7 @@ use godwit_wire::plan::PAGE_SIZE;
 use godwit_wire::quic::{Bucket, Identity, Tuning};
 use godwit_wire::session::Phase;
 
+use crate::collect::tree::{Task, Tree};
 use crate::error::DumpError;
 use crate::link::limit::Watch;
 use crate::link::{Link, LinkCounters, LinkError, LinkOptions, RemoteSink, SessionWish};
@@ -56,7 +57,7 @@ impl Target {
                     boot_id: root.boot_id.clone(),
                     want_restore: options.restore,
                     restore_pidns: pidns(options.restore_pidns).into(),
-                    memory_estimate_bytes: stat::read(root.pid)?.rss_pages * PAGE_SIZE,
+                    memory_estimate_bytes: memory_bytes(root)?,
                     restore_options: Vec::new(),
                     go_on: false,
                 };
@@ -199,6 +200,12 @@ fn open_remote(
     let options =
         LinkOptions { tuning, connections, compress, delta, senders, watch, ..LinkOptions::default() };
     Link::connect(address, &Identity::client(keys), options)?.open_session(wish.clone())
+}
+
+/// Memory of all processes of the tree, pages that they share counted in each.
+fn memory_bytes(root: &Root) -> Result<u64, DumpError> {
+    let of = |task: &Task| stat::read(task.pid).map_or(0, |stat| stat.rss_pages);
+    Ok(Tree::walk(root.pid)?.tasks.iter().map(of).sum::<u64>() * PAGE_SIZE)
 }
 
 fn pidns(choice: RestorePidns) -> crate::link::RestorePidns {

@@ -103,6 +103,14 @@ pub fn look(root: &Root, shell_job: bool, findings: &mut Findings) -> Result<See
     let zombies = zombies(&tree)?;
     let mut tasks = Vec::with_capacity(tree.tasks.len());
     for task in tree.tasks {
+        if task.pid == Pid::this() {
+            findings.refuse(
+                Subject::Process(task.pid),
+                "it is godwit itself, which cannot be a part of the tree that it stops",
+                "start godwit from elsewhere (another session, `setsid -f`)",
+            );
+            continue;
+        }
         let mut of_task = Findings::default();
         let looked = look_at(&task, &mut of_task);
         if task.pid != root.pid && (looked.is_err() || !of_task.refusals.is_empty()) && !task.lives() {
