@@ -32,6 +32,7 @@ fn why_missing(name: &str) -> Option<String> {
         "cc" => no_command("cc", "package gcc"),
         "setpriv" => no_command("setpriv", "package util-linux"),
         "musl" => no_command("musl-gcc", "package musl-tools"),
+        "make" => no_command("make", "package make"),
         "python3" => no_command("python3", "package python3"),
         "sqlite3" => no_command("sqlite3", "package sqlite3"),
         "criu-4.1" => lab::criu(lab::CriuVersion::V4_1).err(),
