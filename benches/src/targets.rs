@@ -88,7 +88,7 @@ pub fn judge(
     let freeze = |name: &str| {
         let scenario = find(name)?;
         let freeze = |peer: &str| Some(scenario.peer(peer)?.freeze_s.clone());
-        Some(freeze("godwit local")?.over(&freeze("criu local")?)?.median())
+        Some(freeze("godwit local")?.over(&freeze("criu local")?).median())
     };
     let heaps = |link: &str, other: &str, quantity: fn(&PeerResult) -> Series| {
         Some(heaps_over(scenarios, link, other, quantity)?.median())

@@ -354,14 +354,13 @@ fn dump_tasks<'a>(
     };
     let comparing = Comparing { readers: options.readers, check: &check };
     let owners = owners(tasks);
+    let (hot, of_segments, pages_ids) = rounds.for_set(host.target.sink().takes());
+    let hot = &hot.into_iter().map(|(id, view)| (id, hot::View::only_compared(view))).collect();
     let (sent, state) = std::thread::scope(|scope| {
         let _stop = StopOthers(&stop);
         // What rounds hold of shared memory is read and compared meanwhile, and then all pages are sent.
         let pages = scope.spawn(|| {
-            let of_segments = rounds.segments.plans(&segments, true, &mut rounds.pages_ids, &comparing)?;
-            plan.pages.extend(of_segments);
-            let hot = rounds.hot(host.target.sink().takes());
-            let hot = &hot.into_iter().map(|(id, view)| (id, hot::View::only_compared(view))).collect();
+            plan.pages.extend(of_segments.plans(&segments, true, pages_ids, &comparing)?);
             let source = PageSource { stop: &stop, hot, ..page_source(options, host, &owners, &segments) };
             let images =
                 steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;

@@ -10,7 +10,7 @@ use godwit_dumper::freeze::tree;
 use nix::unistd::Pid;
 use support::tree::Tree;
 use support::victim::{Verdict, Victim};
-use support::{Scene, lab, scene};
+use support::{Scene, scene};
 
 const LIMIT: Duration = Duration::from_secs(10);
 

@@ -139,7 +139,7 @@ impl Zombie {
     pub fn read(pid: Pid) -> Result<Option<Zombie>, ProcfsError> {
         let read = || {
             let (stat, status) = (stat::read(pid)?, status::read(pid)?);
-            Ok((attr::comm(pid, pid)?, stat, status))
+            Ok::<_, ProcfsError>((attr::comm(pid, pid)?, stat, status))
         };
         match read() {
             Ok((comm, stat, status)) => Ok(Some(Zombie {

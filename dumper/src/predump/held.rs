@@ -115,7 +115,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::predump::pages::{latency_histogram, page_hash};
+    use crate::predump::pages::page_hash;
 
     fn sent(contents: &[u8], gone: &[u64]) -> SentPages {
         let hashes: Vec<PageHash> = contents.iter().map(|byte| page_hash(&[*byte])).collect();
@@ -127,7 +127,6 @@ mod tests {
             zero_pages: 0,
             same_pages: 0,
             delta_pages: 0,
-            read_latency_us: latency_histogram(),
         }
     }
 

@@ -127,11 +127,10 @@ impl PageSource<'_> {
     /// # Errors
     /// See [`PagesError`]; the round is then to be abandoned.
     pub fn send_all(&self, plan: &RoundPlan, sink: &dyn Sink) -> Result<Sent, PagesError> {
-        let work = |plan| {
-            let hot = self.hot.get(&plan.pages_id).copied();
-            self.work(plan, (0..plan.slots().div_ceil(EXTENT_SLOTS)).collect(), hot)
-        };
-        let works: Vec<Work<'_>> = plan.pages.iter().map(work).collect::<Result<_, _>>()?;
+        let hot = |plan: &PagesPlan| self.hot.get(&plan.pages_id).copied();
+        let all = |plan: &PagesPlan| (0..plan.slots().div_ceil(EXTENT_SLOTS)).collect();
+        let works = plan.pages.iter().map(|plan| self.work(plan, all(plan), hot(plan)));
+        let works: Vec<Work<'_>> = works.collect::<Result<_, _>>()?;
         let (tallies, read_latency_us) = self.run(&works, plan.round, sink)?;
         let sent = works.iter().zip(tallies).map(|(work, tally)| (work.plan.pages_id, tally.finish()));
         Ok(Sent { pages: sent.collect(), read_latency_us })

@@ -40,9 +40,9 @@ pub struct Rounds {
     /// The last acknowledged round.
     base_round: Option<u32>,
     /// What that holds of shared memory segments.
-    pub segments: Segments,
+    segments: Segments,
     /// Numbers of pages files.
-    pub pages_ids: PagesIds,
+    pages_ids: PagesIds,
     /// What each round did.
     pub reports: Vec<RoundReport>,
     /// Time of page reads, in microseconds.
@@ -114,10 +114,19 @@ impl Rounds {
         self.tasks.get(&root).map(|of| of.tracker.name())
     }
 
-    /// What is known of hot pages, by pages file, for a set that is sent now.
-    pub fn hot(&mut self, takes: Takes) -> BTreeMap<u32, hot::View<'_>> {
-        let view = |of: &'_ mut TaskRounds| Some((of.pages_id, of.hot.of_round(takes, of.base.as_ref())?));
-        self.tasks.values_mut().filter_map(view).collect()
+    /// What is known of hot pages, by pages file, for a set that is sent now; and apart from that, what is known of
+    /// segments, and the numbers of pages files.
+    pub fn for_set(
+        &mut self,
+        takes: Takes,
+    ) -> (BTreeMap<u32, hot::View<'_>>, &mut Segments, &mut PagesIds) {
+        let mut views = BTreeMap::new();
+        for of in self.tasks.values_mut() {
+            if let Some(view) = of.hot.of_round(takes, of.base.as_ref()) {
+                views.insert(of.pages_id, view);
+            }
+        }
+        (views, &mut self.segments, &mut self.pages_ids)
     }
 
     /// Arms a tracker on every process of the tree that has none, and forgets those that are gone.
@@ -213,7 +222,7 @@ impl RoundsOf<'_> {
         let owners = rounds.tasks.values().map(|of| (of.task.inside, of.task.pid)).collect();
         let mut images = ImageSet::begin(self.sink, plan, self.origin)?;
         let (sealed, mut sent, resent) = {
-            let hot = &rounds.hot(self.sink.takes());
+            let (hot, ..) = &rounds.for_set(self.sink.takes());
             let (owners, segments) = (Owners::Tree(&owners), &segments[..]);
             let (pool, stop, live) = (self.pool, &GOES_ON, true);
             let source = PageSource { owners, live, readers, segments, hashed_slots, pool, hot, stop };
