@@ -434,6 +434,11 @@ pub fn one_cgroup(root: &Root, findings: &mut Findings) -> Result<(), DumpError>
     one_cgroup_of(root.pid, tree.tasks.iter().map(|task| task.pid), findings)
 }
 
+/// Whether a thread has ended or is about to.
+fn ends(pid: Pid, tid: Pid) -> bool {
+    stat::read_thread(pid, tid).map_or(true, |stat| stat.is_zombie() || stat.flags & stat::PF_EXITING != 0)
+}
+
 /// The same of processes that are a whole tree.
 ///
 /// # Errors
@@ -452,6 +457,8 @@ pub fn one_cgroup_of(
         for tid in threads {
             match cgroup::read_thread(pid, tid) {
                 Ok(of_thread) if of_thread == of_root => {}
+                // One that ends is in the root of its hierarchies.
+                Ok(_) if ends(pid, tid) => {}
                 Ok(_) if tid == pid => findings.refuse(
                     Subject::Process(pid),
                     format!("it is in other cgroups than the root of its tree, process {root}"),
