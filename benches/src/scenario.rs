@@ -73,10 +73,8 @@ pub fn all(quick: bool) -> Vec<Scenario> {
         memory_mib: memory_mib / 4,
         ..one_shot(workload, shaped(1000), &[Peer::GodwitRounds, Peer::Godwit, Peer::CriuPageServer])
     };
-    let of = |shape| Scenario {
-        memory_mib: if quick { 60 } else { 1000 },
-        ..local(Workload { shape, ..random })
-    };
+    let of =
+        |shape| Scenario { memory_mib: if quick { 60 } else { 1000 }, ..local(Workload { shape, ..random }) };
     let (processes, threads) = if quick { (60, 120) } else { (1000, 2000) };
     // Where a GiB would only take longer.
     let half = |scenario: Scenario| Scenario { memory_mib: scenario.memory_mib / 2, ..scenario };

@@ -216,8 +216,8 @@ impl Stopped {
 
 fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, DumpError> {
     let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
-    let frozen = steps
-        .run(Step::CollectPstree, || Ok(freeze_tree::seize(host.root.pid, options.freeze_timeout)?))?;
+    let frozen =
+        steps.run(Step::CollectPstree, || Ok(freeze_tree::seize(host.root.pid, options.freeze_timeout)?))?;
     let freezing = alarm.elapsed();
     host.root.check_alive()?;
     let died = |pid| DumpError::Died { pid };
@@ -227,7 +227,7 @@ fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, 
     // Nobody is left to wait for them.
     let zombies = frozen.zombies().iter().map(|pid| Zombie::read(*pid)?.ok_or(died(*pid)));
     let zombies: Vec<Zombie> = zombies.collect::<Result<_, _>>()?;
-    let places = tree::places(tasks.iter(), &zombies);
+    let places = tree::places(tasks.iter(), &zombies, frozen.order());
     Ok(Stopped { frozen, tasks, zombies, places, alarm, freezing })
 }
 
@@ -326,8 +326,7 @@ fn dump_tasks<'a>(
     steps: &mut Steps,
 ) -> Result<Dumped<'a>, DumpError> {
     let (tasks, pids) = (&stopped.tasks, stopped.pids());
-    let says: Vec<Says> =
-        steps.run(Step::DumpTask, || stopped.frozen.tasks().iter().map(ask).collect())?; // the last remote calls
+    let says: Vec<Says> = steps.run(Step::DumpTask, || stopped.frozen.tasks().iter().map(ask).collect())?; // the last remote calls
     for (pid, says) in pids.iter().zip(&says) {
         let is_strict = collected.seccomp.of_thread(*pid).mode == SeccompMode::Strict;
         collected.losses.extend(asked_losses(options, host, *pid, says, is_strict)?);
@@ -388,11 +387,7 @@ fn dump_tasks<'a>(
 }
 
 /// Where each process may have memory files.
-fn holders<'a>(
-    pids: &[Pid],
-    listed: &'a [Listed],
-    descriptors: &'a [Vec<Descriptor>],
-) -> Vec<Holder<'a>> {
+fn holders<'a>(pids: &[Pid], listed: &'a [Listed], descriptors: &'a [Vec<Descriptor>]) -> Vec<Holder<'a>> {
     let of = pids.iter().zip(listed).zip(descriptors);
     of.map(|((pid, listed), descriptors)| Holder { pid: *pid, vmas: &listed.vmas, descriptors }).collect()
 }
@@ -627,8 +622,7 @@ fn finish(
     let locks = steps.run(Step::DumpFileLocks, || Ok(collected.locks.image()?))?;
     steps.run(Step::VerifyTtySids, || finish::tty_sids(pids.iter().copied()))?;
     let zombies = steps.run(Step::DumpZombies, || finish::zombies(&stopped.frozen, &stopped.zombies))?;
-    let pstree =
-        steps.run(Step::DumpPstree, || Ok(finish::pstree(&stopped.places, &state.threads)?))?;
+    let pstree = steps.run(Step::DumpPstree, || Ok(finish::pstree(&stopped.places, &state.threads)?))?;
     let mapped = || pids.iter().copied().zip(state.vmas.iter().map(|all| &all[..]));
     steps.run(Step::DumpShmem, || finish::shmem(root, mapped(), &segments))?;
     steps.run(Step::DumpNamespaces, || finish::namespaces(&pids))?;
@@ -684,8 +678,11 @@ fn hand_over(
 ) -> Result<Ended, DumpError> {
     let Stopped { frozen, tasks, alarm, .. } = stopped;
     let was_stopped = |index: usize| frozen.tasks()[index].stopped_by().is_some();
-    let member = |(index, Task { pid, start_time, pidfd, .. })| {
-        Member { pid, start_time, pidfd, was_stopped: was_stopped(index) }
+    let member = |(index, Task { pid, start_time, pidfd, .. })| Member {
+        pid,
+        start_time,
+        pidfd,
+        was_stopped: was_stopped(index),
     };
     let tree = tasks.into_iter().enumerate().map(member).collect();
     let handed_over =

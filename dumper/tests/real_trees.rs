@@ -93,7 +93,10 @@ fn sources(dir: &Path) {
                  c += snprintf(b, sizeof b, \"%s %d\", s, i) + (int)strlen(b); return c; }}\n"
             );
         }
-        text += &format!("int part_{part}(int n) {{ if (n < 0) return filler_{}(\"x\", n); n += {part}; return {next}; }}\n", part % 120);
+        text += &format!(
+            "int part_{part}(int n) {{ if (n < 0) return filler_{}(\"x\", n); n += {part}; return {next}; }}\n",
+            part % 120
+        );
         std::fs::write(dir.join(format!("part_{part}.c")), text).unwrap();
     }
     let main = "#include <stdio.h>\nint part_0(int n);\nint main(void) { printf(\"%d\\n\", part_0(7)); return 0; }\n";

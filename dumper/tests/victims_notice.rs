@@ -344,7 +344,8 @@ fn expect_noticed(table: &[Row]) {
     let mut dumped: Option<(&str, Victim, std::path::PathBuf)> = None;
     for (_, row) in table.iter().enumerate().filter(wanted) {
         if dumped.as_ref().is_none_or(|(name, ..)| *name != row.victim) {
-            let listed = victims::ALL.iter().chain(victims::TREES).find(|listed| listed.name == row.victim).unwrap();
+            let listed =
+                victims::ALL.iter().chain(victims::TREES).find(|listed| listed.name == row.victim).unwrap();
             let (victim, images) = dump_by_criu(&scene, row.victim, listed.criu_args, CriuVersion::V4_2);
             dumped = Some((row.victim, victim, images));
         }

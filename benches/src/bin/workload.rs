@@ -98,8 +98,10 @@ fn main() -> io::Result<()> {
         }
     }
     for _ in 1..args.threads {
-        std::thread::Builder::new().stack_size(THREAD_STACK).spawn(|| loop {
-            std::thread::park();
+        std::thread::Builder::new().stack_size(THREAD_STACK).spawn(|| {
+            loop {
+                std::thread::park();
+            }
         })?;
     }
     for (number, _) in children.iter().enumerate() {

@@ -26,7 +26,8 @@ impl Victim {
         let mut running = Running::start_leader(command, "workload", dir)?;
         running.wait_ready(PATIENCE, |_| Ok(ready.exists()))?;
         let children = children(running.pid());
-        let memory_bytes = std::iter::once(running.pid()).chain(children.iter().copied()).map(memory_of).sum();
+        let memory_bytes =
+            std::iter::once(running.pid()).chain(children.iter().copied()).map(memory_of).sum();
         Ok(Victim { running, children, memory_bytes })
     }
 

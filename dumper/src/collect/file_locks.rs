@@ -102,7 +102,8 @@ impl FileLocks {
                         pid: inside as i32,
                         fd: descriptor.fd,
                         start: lock.start as i64,
-                        len: lock.end.map_or(0, |end| end.saturating_sub(lock.start).saturating_add(1)) as i64,
+                        len: lock.end.map_or(0, |end| end.saturating_sub(lock.start).saturating_add(1))
+                            as i64,
                     });
                 }
             }

@@ -284,8 +284,7 @@ mod tests {
 
     #[test]
     fn each_thread_finds_its_own_filters_in_the_order_of_their_making() {
-        let all =
-            of(&modes(vec![chain(&[1, 2]), Mode::None, Mode::Strict, chain(&[1]), chain(&[1, 2])]));
+        let all = of(&modes(vec![chain(&[1, 2]), Mode::None, Mode::Strict, chain(&[1]), chain(&[1, 2])]));
         assert_eq!(restored(&all, 0), [(1, 0), (2, 0)]);
         assert_eq!(restored(&all, 3), [(1, 0)]);
         assert_eq!(all.of_thread(Pid::from_raw(0)), all.of_thread(Pid::from_raw(4)));

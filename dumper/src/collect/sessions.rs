@@ -96,7 +96,10 @@ enum Parent {
     None,
     Process(u32),
     /// A helper in this session, whose parent is the process.
-    Helper { sid: u32, parent: u32 },
+    Helper {
+        sid: u32,
+        parent: u32,
+    },
 }
 
 impl Family {

@@ -3,7 +3,7 @@
 //! A tree that runs is looked at as it is just then; one that is stopped was listed by who stopped it
 //! ([`crate::freeze::tree`]), and is exact.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 
 use godwit_wire::plan::OWNERS_MAX;
@@ -60,9 +60,9 @@ impl Task {
         }
     }
 
-    /// Whether it has not ended.
+    /// Whether it has not ended, nor is about to: one that ends has given its memory up already.
     pub fn lives(&self) -> bool {
-        sys::pidfd::send_signal(self.pidfd.as_fd(), 0).is_ok() && !is_zombie(self.pid)
+        sys::pidfd::send_signal(self.pidfd.as_fd(), 0).is_ok() && !is_ending(self.pid)
     }
 
     /// Whether `other` is the same process, and not a later one with its number.
@@ -96,11 +96,13 @@ impl Place {
     }
 }
 
-/// Where each process stands in the tree, dead ones too: the root first, parents before their children, as `tasks` are.
-/// One whose parent is not known was just left to the root.
+/// Where each process stands in the tree, dead ones too, in the given order; those that are not in it come last, the
+/// dead behind the living. `tasks` have the root first and parents before their children. One whose parent is not known
+/// was just left to the root.
 pub fn places<'a>(
     tasks: impl Iterator<Item = &'a Task> + Clone,
     zombies: &[Zombie],
+    order: &[Pid],
 ) -> Vec<(Pid, Place)> {
     let inside: BTreeMap<Pid, u32> = tasks.clone().map(|task| (task.pid, task.inside)).collect();
     let root = tasks.clone().next().map_or(0, |root| root.inside);
@@ -111,7 +113,10 @@ pub fn places<'a>(
     });
     let dead =
         zombies.iter().map(|zombie| (zombie.pid, Place { ppid: parent(&zombie.parent), ..zombie.place }));
-    living.chain(dead).collect()
+    let mut places: Vec<_> = living.chain(dead).collect();
+    let order: BTreeMap<Pid, usize> = order.iter().copied().zip(0..).collect();
+    places.sort_by_key(|(pid, _)| order.get(pid).copied().unwrap_or(usize::MAX));
+    places
 }
 
 /// A process that has ended and that its parent has not waited for.
@@ -173,9 +178,9 @@ impl Tree {
     /// more processes than [`TASKS_MAX`].
     pub fn walk(root: Pid) -> Result<Tree, DumpError> {
         let mut found = Tree::default();
-        let mut seen = BTreeMap::new();
+        let mut seen = BTreeSet::new();
         let mut left = VecDeque::from([root]);
-        seen.insert(root, ());
+        seen.insert(root);
         while let Some(pid) = left.pop_front() {
             if is_zombie(pid) {
                 found.zombies.push(pid);
@@ -187,7 +192,7 @@ impl Tree {
                 return Err(too_many(root));
             }
             for child in children(pid)? {
-                if seen.insert(child, ()).is_none() {
+                if seen.insert(child) {
                     left.push_back(child);
                 }
             }
@@ -213,6 +218,25 @@ pub fn too_many(root: Pid) -> DumpError {
 /// Whether a process has ended and was not waited for. One that is gone is none.
 pub fn is_zombie(pid: Pid) -> bool {
     stat::read(pid).is_ok_and(|stat| Stat::is_zombie(&stat))
+}
+
+/// Whether a process is gone, has ended, or is about to.
+pub fn is_ending(pid: Pid) -> bool {
+    stat::read(pid).map_or(true, |stat| stat.is_zombie() || stat.flags & stat::PF_EXITING != 0)
+}
+
+/// Whether a process descends from one of `tree`, and so was made by it since that was listed.
+pub fn descends(pid: Pid, tree: &BTreeSet<Pid>) -> bool {
+    let mut at = pid;
+    // A chain of parents has no cycle; the bound is for a table that changes while it is read.
+    for _ in 0..4096 {
+        match stat::read(at) {
+            Ok(stat) if tree.contains(&Pid::from_raw(stat.ppid)) => return true,
+            Ok(stat) if stat.ppid > 1 => at = Pid::from_raw(stat.ppid),
+            _ => return false,
+        }
+    }
+    false
 }
 
 /// The children of all threads of a process; none of one that has ended.

@@ -57,7 +57,10 @@ pub fn zombies(frozen: &FrozenTree, zombies: &[Zombie]) -> Result<Vec<(String, B
     verdict(findings)?;
     let image = |zombie: &Zombie| {
         let core = task::dead(zombie);
-        Ok((ImageKind::Core.file_name(u64::from(zombie.place.pid)), ImageWriter::single(ImageKind::Core, &core)?))
+        Ok((
+            ImageKind::Core.file_name(u64::from(zombie.place.pid)),
+            ImageWriter::single(ImageKind::Core, &core)?,
+        ))
     };
     zombies.iter().map(image).collect()
 }
@@ -148,7 +151,10 @@ pub fn no_outside_state<'a>(tree: impl Iterator<Item = (Pid, &'a [Descriptor])>)
 ///
 /// # Errors
 /// Never for a record of this size; the signature is that of every image.
-pub fn pstree(places: &[(Pid, Place)], threads: &BTreeMap<u32, Vec<u32>>) -> Result<(String, Bytes), ImageError> {
+pub fn pstree(
+    places: &[(Pid, Place)],
+    threads: &BTreeMap<u32, Vec<u32>>,
+) -> Result<(String, Bytes), ImageError> {
     let mut writer = ImageWriter::new(ImageKind::Pstree);
     for (_, place) in places {
         let threads = threads.get(&place.pid).cloned().unwrap_or_else(|| vec![place.pid]);

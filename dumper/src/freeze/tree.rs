@@ -6,7 +6,7 @@
 //! have been overlooked, since only a process that vanishes from a list while it is read hides another (fs/proc/array.c,
 //! get_children_pid).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use godwit_wire::fault;
@@ -26,9 +26,11 @@ const ENDING: Duration = Duration::from_millis(200);
 ///
 /// Not `Send`: the kernel answers only the thread that seized.
 pub struct FrozenTree {
-    /// The root first, parents before their children.
+    /// In the order of `order`.
     tasks: Vec<Frozen>,
     zombies: Vec<Pid>,
+    /// All of them, as CRIU counts them: each process before its children, and these in the order of their making.
+    order: Vec<Pid>,
 }
 
 /// Stops every process of the tree below `root` within `limit`, or lets them all run on and says why.
@@ -42,17 +44,19 @@ pub fn seize(root: Pid, limit: Duration) -> Result<FrozenTree, FreezeError> {
         root,
         limit,
         known: BTreeSet::from([root]),
-        tree: FrozenTree { tasks: vec![first], zombies: Vec::new() },
+        tree: FrozenTree { tasks: vec![first], zombies: Vec::new(), order: Vec::new() },
     };
     let (mut from, mut walks) = (0, 0);
     loop {
         let is_whole = from == 0;
-        let fresh = found.fresh(from)?;
+        let children = found.children(from)?;
         from = found.tree.tasks.len();
+        let is_fresh = |child: &&Pid| !found.known.contains(child);
+        let fresh: Vec<Pid> = children.values().flatten().filter(is_fresh).copied().collect();
         if !fresh.is_empty() {
             found.take(fresh)?;
         } else if is_whole {
-            return Ok(found.tree);
+            return Ok(found.ordered(&children));
         } else {
             (from, walks) = (0, walks + 1);
             fault::point("mid.freeze.walk")?;
@@ -73,20 +77,37 @@ struct Found {
 }
 
 impl Found {
-    /// Children of the stopped processes from the one numbered `from` on that are not known.
-    fn fresh(&self, from: usize) -> Result<Vec<Pid>, FreezeError> {
-        let mut fresh = Vec::new();
+    /// Children of the stopped processes from the one numbered `from` on.
+    fn children(&self, from: usize) -> Result<BTreeMap<Pid, Vec<Pid>>, FreezeError> {
+        let mut all = BTreeMap::new();
         for task in &self.tree.tasks[from..] {
+            let children: &mut Vec<Pid> = all.entry(task.pid()).or_default();
             for thread in task.threads() {
                 match tree::children(task.pid(), thread.tid) {
-                    Ok(children) => fresh.extend(children.iter().filter(|child| !self.known.contains(child))),
+                    Ok(of_thread) => children.extend(of_thread),
                     // Killed while it was stopped: that is found out by whoever reads it.
                     Err(error) if error.is_gone() => {}
                     Err(error) => return Err(error.into()),
                 }
             }
         }
-        Ok(fresh)
+        Ok(all)
+    }
+
+    /// The tree in order, told by the children of all.
+    fn ordered(self, children: &BTreeMap<Pid, Vec<Pid>>) -> FrozenTree {
+        let mut tree = self.tree;
+        let mut left = vec![self.root];
+        while let Some(pid) = left.pop() {
+            tree.order.push(pid);
+            left.extend(children.get(&pid).into_iter().flatten().rev());
+        }
+        let place: BTreeMap<Pid, usize> = tree.order.iter().copied().zip(0..).collect();
+        // One that was killed and waited for meanwhile is in no list.
+        let place = |pid: Pid| place.get(&pid).copied().unwrap_or(usize::MAX);
+        tree.tasks.sort_by_key(|task| place(task.pid()));
+        tree.zombies.sort_by_key(|pid| place(*pid));
+        tree
     }
 
     /// Stops processes: all are asked first, so that they come to their stops at the same time.
@@ -156,6 +177,11 @@ impl FrozenTree {
     pub fn root(&self) -> &Frozen {
         // A tree has at least its root: `seize` ends with an error otherwise.
         &self.tasks[0]
+    }
+
+    /// All processes, living and dead, each before its children and these in the order of their making.
+    pub fn order(&self) -> &[Pid] {
+        &self.order
     }
 
     /// Processes of the tree that have ended and were not waited for.

@@ -191,7 +191,9 @@ impl PageSource<'_> {
                         let mut done: Vec<(usize, Tally)> = Vec::new();
                         let mut reader = None;
                         while !failed.load(Ordering::Relaxed) {
-                            let Some(&(of, at)) = row.get(next.fetch_add(1, Ordering::Relaxed)) else { break };
+                            let Some(&(of, at)) = row.get(next.fetch_add(1, Ordering::Relaxed)) else {
+                                break;
+                            };
                             if done.last().is_none_or(|(last, _)| *last != of) {
                                 done.push((of, Tally::default()));
                                 reader = None;

@@ -116,10 +116,7 @@ impl Rounds {
 
     /// What is known of hot pages, by pages file, for a set that is sent now; and apart from that, what is known of
     /// segments, and the numbers of pages files.
-    pub fn for_set(
-        &mut self,
-        takes: Takes,
-    ) -> (BTreeMap<u32, hot::View<'_>>, &mut Segments, &mut PagesIds) {
+    pub fn for_set(&mut self, takes: Takes) -> (BTreeMap<u32, hot::View<'_>>, &mut Segments, &mut PagesIds) {
         let mut views = BTreeMap::new();
         for of in self.tasks.values_mut() {
             if let Some(view) = of.hot.of_round(takes, of.base.as_ref()) {
@@ -199,11 +196,8 @@ impl RoundsOf<'_> {
         let begun = Instant::now();
         rounds.adopt(self.root.pid, self.claims)?;
         let listed = self.list_all(rounds)?;
-        let hashed_slots = if rounds.tasks.values().any(|of| of.tracker.wants_hashes()) {
-            held::PAGES_MAX
-        } else {
-            0
-        };
+        let hashed_slots =
+            if rounds.tasks.values().any(|of| of.tracker.wants_hashes()) { held::PAGES_MAX } else { 0 };
         let readers = self.options.readers;
         let segments = shmem::collect_running(listed.iter().map(|(pid, listed)| (*pid, &listed.vmas[..])));
         let comparing = Comparing::patiently(readers);

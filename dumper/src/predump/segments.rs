@@ -336,7 +336,10 @@ mod tests {
             stop: &crate::predump::pages::GOES_ON,
         };
         let (round, kind) = (1, RoundKind::Round);
-        source.send_all(&RoundPlan { round, base_round: None, kind, pages: plans.to_vec() }, sink).unwrap().pages
+        source
+            .send_all(&RoundPlan { round, base_round: None, kind, pages: plans.to_vec() }, sink)
+            .unwrap()
+            .pages
     }
 
     /// What a restore would find, given what it would find of the round before.
@@ -425,7 +428,9 @@ mod tests {
         file.write_all_at(&vec![1; 600 * PAGE], 0).unwrap();
         let (mut segments, mut ids) = (Segments::default(), PagesIds { next: 7 });
         let segment = open(&file);
-        let first = segments.plans(std::slice::from_ref(&segment), false, &mut ids, &Comparing::patiently(3)).unwrap();
+        let first = segments
+            .plans(std::slice::from_ref(&segment), false, &mut ids, &Comparing::patiently(3))
+            .unwrap();
         let sent = send(&segment, &first, &Kept::default(), true);
         segments.acknowledge(&first, &sent);
         file.write_all_at(b"x", 300 * PAGE_SIZE + 9).unwrap();
@@ -443,7 +448,9 @@ mod tests {
         file.write_all_at(&vec![1; 300 * PAGE], 0).unwrap();
         let segment = open(&file);
         let (mut segments, mut ids) = (Segments::default(), PagesIds { next: 2 });
-        let plans = segments.plans(std::slice::from_ref(&segment), false, &mut ids, &Comparing::patiently(1)).unwrap();
+        let plans = segments
+            .plans(std::slice::from_ref(&segment), false, &mut ids, &Comparing::patiently(1))
+            .unwrap();
         let mut sent = send(&segment, &plans, &Kept::default(), true);
         // The second extent is asked for again, and holds something else by then.
         file.write_all_at(&[2; PAGE], 290 * PAGE_SIZE).unwrap();
@@ -460,7 +467,8 @@ mod tests {
         let again = source.send_extents(&plans[0], 1, &Kept::default(), &[1]).unwrap();
         sent.get_mut(&2).unwrap().sent_again(&[1], again);
         segments.acknowledge(&plans, &sent);
-        let last = segments.plans(std::slice::from_ref(&segment), true, &mut ids, &Comparing::patiently(1)).unwrap();
+        let last =
+            segments.plans(std::slice::from_ref(&segment), true, &mut ids, &Comparing::patiently(1)).unwrap();
         assert_eq!(in_parent(&last), 300);
     }
 
@@ -470,7 +478,8 @@ mod tests {
         small.write_all_at(&[1; 2 * PAGE], 0).unwrap();
         large.write_all_at(&[1; 9 * PAGE], 0).unwrap();
         let open = [open(&large), open(&small)];
-        let (mut segments, mut ids) = (Segments { hashes_max: 8, ..Segments::default() }, PagesIds { next: 2 });
+        let (mut segments, mut ids) =
+            (Segments { hashes_max: 8, ..Segments::default() }, PagesIds { next: 2 });
         let round = segments.plans(&open, false, &mut ids, &Comparing::patiently(1)).unwrap();
         assert_eq!(round.iter().map(|plan| plan.owner).collect::<Vec<_>>(), [PageOwner::Shmem(open[1].id)]);
         segments.acknowledge(&round, &send(&open[1], &round, &Kept::default(), true));

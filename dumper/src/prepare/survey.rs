@@ -18,8 +18,8 @@ use crate::procfs::maps::{self, Vma};
 use crate::procfs::{cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
 use crate::task::files::{self, Descriptor, HeldElsewhere, ghost, memfd};
-use crate::task::vmas::Guards;
 use crate::task::shmem::Holder;
+use crate::task::vmas::Guards;
 use crate::task::{settings, shmem, special, vmas};
 
 /// How often a tree of several processes is looked at until it shows nothing that stands against a dump: a child that
@@ -123,12 +123,11 @@ pub fn look(root: &Root, shell_job: bool, findings: &mut Findings) -> Result<See
     }
     let pids: Vec<Pid> = tasks.iter().map(|seen| seen.task.pid).collect();
     let inside: BTreeSet<Pid> = pids.iter().copied().collect();
-    let others: BTreeSet<Pid> =
-        tree::processes()?.into_iter().filter(|pid| !inside.contains(pid)).collect();
+    let others: BTreeSet<Pid> = tree::processes()?.into_iter().filter(|pid| !inside.contains(pid)).collect();
     let outside: Vec<Pid> = others.iter().copied().collect();
     sharing::check(&pids, &outside, findings)?;
     namespaces::check_tree(&pids, findings)?;
-    let places = places(tasks.iter().map(|seen| &seen.task), &zombies);
+    let places = places(tasks.iter().map(|seen| &seen.task), &zombies, &[]);
     sessions::check(&places, &|number| is_thread(&pids, number), shell_job, findings);
     let holders: Vec<_> = tasks.iter().map(SeenTask::holder).collect();
     shmem::sharers(&holders, findings);

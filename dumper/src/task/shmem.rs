@@ -19,6 +19,7 @@ use godwit_wire::plan::{PAGE_SIZE, PE_PRESENT, PageRun};
 
 use super::files::{Descriptor, ghost, memfd};
 use super::vmas;
+use crate::collect::tree::descends;
 use crate::error::DumpError;
 use crate::procfs::fdinfo;
 use crate::procfs::maps::{self, Vma};
@@ -276,9 +277,14 @@ pub fn sharers(tree: &[Holder<'_>], findings: &mut Findings) {
     }
     // The dumper's own duplicates do not count.
     let ours: BTreeSet<Pid> = tree.iter().map(|holder| holder.pid).chain([Pid::this()]).collect();
-    let others = processes().unwrap_or_default().into_iter().filter(|other| !ours.contains(other));
+    let is_other = |other: &Pid| !ours.contains(other);
+    let others = processes().unwrap_or_default().into_iter().filter(is_other);
     for other in others {
         for shared in files.held_by(other) {
+            // What the tree has made since it was listed is a part of it.
+            if descends(other, &ours) {
+                break;
+            }
             if let Some(subject) = files.subjects.remove(&shared) {
                 let what = format!("process {other} shares it: after a restore each has its own copy");
                 findings.lose(subject, what);
@@ -350,7 +356,8 @@ mod tests {
     #[test]
     fn two_memory_files_of_one_number_are_refused() {
         let pid = Pid::this();
-        let met = |id, device, at: &str| Met { id, device, pid, at: at.into(), subject: Subject::Process(pid) };
+        let met =
+            |id, device, at: &str| Met { id, device, pid, at: at.into(), subject: Subject::Process(pid) };
         let mut findings = Findings::default();
         let found = each_once([met(1, 5, "a"), met(2, 6, "b"), met(1, 5, "c")].into_iter(), &mut findings);
         assert_eq!(found, [(1, (pid, "a".into())), (2, (pid, "b".into()))].into());

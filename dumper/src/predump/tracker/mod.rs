@@ -14,6 +14,7 @@ use nix::errno::Errno;
 use nix::unistd::Pid;
 
 use super::held::Held;
+use crate::collect::tree::is_ending;
 use crate::commands::chain;
 use crate::freeze::seize::FreezeError;
 use crate::interrupt::Interrupted;
@@ -187,6 +188,7 @@ impl Trackers {
             let tested = self.uffd_wp.get_or_init(|| uffd_wp::self_test().map_err(|why| why.to_string()));
             match tested.clone().map(|()| uffd_wp::UffdWp::attach(pid)) {
                 Ok(Ok(tracker)) => return Ok(Box::new(tracker)),
+                Ok(Err(error)) if is_ending(pid) => return Err(error),
                 // The process itself may be one that can make none, with its table of descriptors full say.
                 Ok(Err(error)) if is_auto => failures.push(format!("uffd-wp: {}", chain(&error))),
                 Ok(Err(error)) => return Err(error),
@@ -198,6 +200,7 @@ impl Trackers {
                 self.soft_dirty.get_or_init(|| soft_dirty::self_test().map_err(|why| why.to_string()));
             match tested.clone().map(|()| soft_dirty::SoftDirty::arm(pid)) {
                 Ok(Ok(tracker)) => return Ok(Box::new(tracker)),
+                Ok(Err(error)) if is_ending(pid) => return Err(error),
                 Ok(Err(error)) if is_auto => failures.push(format!("soft-dirty: {}", chain(&error))),
                 Ok(Err(error)) => return Err(error),
                 Err(why) => failures.push(format!("soft-dirty: {why}")),

@@ -142,10 +142,7 @@ pub fn classify(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) -> O
 pub type HeldElsewhere = HashMap<PathBuf, i32>;
 
 /// Looks for the pipes that processes outside of a tree hold an end of. `all` are the descriptors of the tree.
-pub fn held_elsewhere<'a>(
-    tree: &BTreeSet<Pid>,
-    all: impl Iterator<Item = &'a Descriptor>,
-) -> HeldElsewhere {
+pub fn held_elsewhere<'a>(tree: &BTreeSet<Pid>, all: impl Iterator<Item = &'a Descriptor>) -> HeldElsewhere {
     let is_pipe = |target: &&Path| target.as_os_str().as_bytes().starts_with(b"pipe:[");
     let targets = all.map(|descriptor| descriptor.target.as_path());
     pipe::held_elsewhere(tree, &targets.filter(is_pipe).collect())

@@ -14,6 +14,7 @@ use godwit_wire::image::pipe_data::PipeDataEntry;
 
 use super::table::FileTable;
 use super::{Descriptor, fown};
+use crate::collect::tree::descends;
 use crate::error::DumpError;
 use crate::procfs::tree::processes;
 use crate::refusal::Findings;
@@ -37,9 +38,7 @@ pub fn check(
     if let Some(other) = held_elsewhere.get(&descriptor.target) {
         findings.refuse(
             subject,
-            format!(
-                "process {other} holds an end of this pipe, and only pipes inside the tree are dumped"
-            ),
+            format!("process {other} holds an end of this pipe, and only pipes inside the tree are dumped"),
             "name a process above both, or connect the program's input and output to files or /dev/null",
         );
     }
@@ -57,7 +56,8 @@ pub fn held_elsewhere(tree: &BTreeSet<Pid>, pipes: &HashSet<&Path>) -> HashMap<P
     for other in processes().unwrap_or_default().into_iter().filter(is_other) {
         let Ok(fds) = fs::read_dir(format!("/proc/{other}/fd")) else { continue };
         for target in fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()) {
-            if pipes.contains(target.as_path()) {
+            // What the tree has made since it was listed is a part of it.
+            if pipes.contains(target.as_path()) && !descends(other, tree) {
                 held.entry(target).or_insert(other.as_raw());
             }
         }
