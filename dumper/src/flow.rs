@@ -131,13 +131,13 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     let plugins = steps.run(Step::Plugins, || Ok(PluginsEntry::default()))?;
     steps.run(Step::Kerndat, kerndat::probe)?;
     let mut findings = Findings::default();
-    let seen = survey::look_patiently(&root, options.shell_job, &mut findings)?;
-    steps.run(Step::IrmapCache, || survey::descriptors(&root, &seen, &mut findings))?;
+    let mut seen = survey::look_patiently(&root, options.shell_job, &mut findings)?;
+    steps.run(Step::IrmapCache, || survey::descriptors(&root, &mut seen, &mut findings))?;
     let layout = steps.run(Step::CpuInit, XsaveLayout::probe)?;
-    steps.run(Step::VdsoInit, || survey::mappings_of(&root, &seen, &mut findings))?;
+    steps.run(Step::VdsoInit, || survey::mappings_of(&root, &mut seen, &mut findings))?;
     steps.run(Step::CgroupProps, || survey::one_cgroup(&root, &mut findings))?;
     let cgroup = steps.run(Step::CgroupInfo, || root.cgroup())?;
-    survey::memory_of(&seen, &mut findings)?;
+    survey::memory_of(&mut seen, &mut findings)?;
     let mut losses = survey::verdict(findings, options.strict)?;
     let inventory = steps.run(Step::PrepareInventory, || Inventory::prepare(plugins))?;
     steps.run(Step::CpuInfo, || layout.warn_of_unknown())?;

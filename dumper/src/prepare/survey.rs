@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
-use crate::collect::tree::{Task, Tree, Zombie, places};
+use crate::collect::tree::{Task, Tree, Zombie, descends, places};
 use crate::collect::{file_locks, lsm, namespaces, seccomp, sessions, sharing};
 use crate::error::DumpError;
 use crate::interrupt;
@@ -63,11 +63,11 @@ impl Seen {
 /// When the root ended, or a process may not be looked at.
 pub fn survey(root: &Root) -> Result<Findings, DumpError> {
     let mut findings = Findings::default();
-    let seen = look(root, false, &mut findings)?;
-    descriptors(root, &seen, &mut findings)?;
-    mappings_of(root, &seen, &mut findings)?;
+    let mut seen = look(root, false, &mut findings)?;
+    descriptors(root, &mut seen, &mut findings)?;
+    mappings_of(root, &mut seen, &mut findings)?;
     one_cgroup(root, &mut findings)?;
-    memory_of(&seen, &mut findings)?;
+    memory_of(&mut seen, &mut findings)?;
     for seen in &seen.tasks {
         seen.guards.losses(seen.task.pid, None, &mut findings);
     }
@@ -111,20 +111,30 @@ pub fn look(root: &Root, shell_job: bool, findings: &mut Findings) -> Result<See
             );
             continue;
         }
-        let mut of_task = Findings::default();
-        let looked = look_at(&task, &mut of_task);
-        if task.pid != root.pid && (looked.is_err() || !of_task.refusals.is_empty()) && !task.lives() {
+        let mut looks = 1;
+        loop {
+            let mut of_task = Findings::default();
+            let looked = look_at(&task, &mut of_task);
+            let is_in_order = looked.is_ok() && of_task.refusals.is_empty();
             // It has ended since the tree was listed, and is none of what will be dumped.
-            continue;
+            if !is_in_order && task.pid != root.pid && !task.lives() {
+                break;
+            }
+            if is_in_order || task.pid == root.pid || looks == LOOKS_MAX {
+                let (vmas, guards, descriptors) = looked?;
+                findings.append(of_task);
+                tasks.push(SeenTask { task, descriptors, vmas, guards });
+                break;
+            }
+            looks += 1;
+            std::thread::sleep(LOOK_AGAIN);
         }
-        let (vmas, guards, descriptors) = looked?;
-        findings.append(of_task);
-        tasks.push(SeenTask { task, descriptors, vmas, guards });
     }
     let pids: Vec<Pid> = tasks.iter().map(|seen| seen.task.pid).collect();
     let inside: BTreeSet<Pid> = pids.iter().copied().collect();
     let others: BTreeSet<Pid> = tree::processes()?.into_iter().filter(|pid| !inside.contains(pid)).collect();
-    let outside: Vec<Pid> = others.iter().copied().collect();
+    // What the tree has made since it was listed is looked at under freeze.
+    let outside: Vec<Pid> = others.iter().copied().filter(|pid| !descends(*pid, &inside)).collect();
     sharing::check(&pids, &outside, findings)?;
     namespaces::check_tree(&pids, findings)?;
     let places = places(tasks.iter().map(|seen| &seen.task), &zombies, &[]);
@@ -191,19 +201,35 @@ fn deleted_files(root: Pid, tasks: &[SeenTask], findings: &mut Findings) {
 }
 
 impl Seen {
-    /// Looks at each process for itself. What is found of one that has ended meanwhile does not count.
+    /// Looks at each process for itself; at one below the root that shows something for a moment only, on its way to another
+    /// program, again. One that has ended meanwhile is forgotten.
     fn each(
-        &self,
+        &mut self,
         findings: &mut Findings,
         look: impl Fn(&SeenTask, &mut Findings) -> Result<(), DumpError>,
     ) -> Result<(), DumpError> {
-        for (index, seen) in self.tasks.iter().enumerate() {
-            let mut of_task = Findings::default();
-            let looked = look(seen, &mut of_task);
-            let is_in_order = looked.is_ok() && of_task.refusals.is_empty();
-            if index == 0 || is_in_order || seen.task.lives() {
-                looked?;
-                findings.append(of_task);
+        let is_alone = self.tasks.len() == 1;
+        for (index, mut seen) in std::mem::take(&mut self.tasks).into_iter().enumerate() {
+            let mut looks = 1;
+            loop {
+                let mut of_task = Findings::default();
+                let looked = look(&seen, &mut of_task);
+                let is_in_order = looked.is_ok() && of_task.refusals.is_empty();
+                if !is_in_order && index > 0 && !seen.task.lives() {
+                    break;
+                }
+                if is_in_order || is_alone || looks == LOOKS_MAX {
+                    looked?;
+                    findings.append(of_task);
+                    self.tasks.push(seen);
+                    break;
+                }
+                looks += 1;
+                interrupt::check()?;
+                std::thread::sleep(LOOK_AGAIN);
+                if let Ok((vmas, guards, descriptors)) = look_at(&seen.task, &mut Findings::default()) {
+                    seen = SeenTask { task: seen.task, vmas, guards, descriptors };
+                }
             }
         }
         Ok(())
@@ -214,7 +240,7 @@ impl Seen {
 ///
 /// # Errors
 /// When `/proc` does not tell.
-pub fn memory_of(seen: &Seen, findings: &mut Findings) -> Result<(), DumpError> {
+pub fn memory_of(seen: &mut Seen, findings: &mut Findings) -> Result<(), DumpError> {
     seen.each(findings, |seen, findings| {
         losses::of_placement(seen.task.pid, findings);
         memory(seen.task.pid, &seen.vmas, findings)
@@ -225,7 +251,7 @@ pub fn memory_of(seen: &Seen, findings: &mut Findings) -> Result<(), DumpError> 
 ///
 /// # Errors
 /// Never; the signature is that of every check.
-pub fn mappings_of(root: &Root, seen: &Seen, findings: &mut Findings) -> Result<(), DumpError> {
+pub fn mappings_of(root: &Root, seen: &mut Seen, findings: &mut Findings) -> Result<(), DumpError> {
     seen.each(findings, |seen, findings| mappings(seen.task.pid, root.ghost_limit, &seen.vmas, findings))
 }
 
@@ -388,7 +414,7 @@ pub fn lsm(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
 ///
 /// # Errors
 /// Never; the signature is that of every check.
-pub fn descriptors(root: &Root, seen: &Seen, findings: &mut Findings) -> Result<(), DumpError> {
+pub fn descriptors(root: &Root, seen: &mut Seen, findings: &mut Findings) -> Result<(), DumpError> {
     let pids = seen.tasks.iter().map(|seen| seen.task.pid).collect();
     let all = seen.tasks.iter().flat_map(|seen| &seen.descriptors);
     let held_elsewhere = files::held_elsewhere(&pids, all);
