@@ -64,7 +64,8 @@ const QUEUE_BLOCKS: f64 = 2.0;
 const QUEUE_MIN_BYTES: f64 = (256 << 10) as f64;
 /// So large a part of the senders' time spent in waiting for the link says the same.
 const WAITING_SHARE: f64 = 0.3;
-/// A link that takes less than so many bytes a second does so whatever the processors do: a little more than 1 Gbit/s.
+/// A link that takes less than so many bytes a second does so whatever the processors do: a little more than 1 Gbit/s. One
+/// within the host that takes more does so as fast as they can, and packing takes them from it.
 const STARVED_MIN_RATE: f64 = (130 << 20) as f64;
 /// A way that is known to move so much more is taken before one is tried that nobody knows.
 const FAR_BETTER: f64 = 1.3;
@@ -97,6 +98,8 @@ pub(super) struct Balance {
     mode: Compress,
     /// The hardest way that both sides can.
     hardest: usize,
+    /// The link stays within the host.
+    is_local: bool,
     senders: f64,
     way: usize,
     window: Window,
@@ -118,6 +121,7 @@ impl Balance {
         Balance {
             mode,
             hardest: if has_zstd { WAYS - 1 } else { LZ4 },
+            is_local,
             senders: senders.max(1) as f64,
             way: match (is_local, has_zstd) {
                 (true, _) => RAW,
@@ -181,7 +185,7 @@ impl Balance {
             *ago += window.pages_bytes;
         }
         self.moved[self.way] = Some((moved, 0));
-        let is_starved = is_starved && drained / took > STARVED_MIN_RATE;
+        let is_starved = (is_starved || self.is_local) && drained / took > STARVED_MIN_RATE;
         if let Some(better) = self.better(moved, link_is_full && !is_starved) {
             let mib_per_s = (moved / f64::from(1 << 20)) as u64;
             tracing::debug!(
@@ -354,6 +358,16 @@ mod tests {
         model.link = 118.0 * MIB;
         let [raw, ..] = model.send(&mut balance, 1024);
         assert!(raw < 150.0 * MIB, "{raw} as they are");
+    }
+
+    #[test]
+    fn within_the_host_only_a_slow_link_is_packed_for() {
+        let mut model = Model::new(480.0, [2600.0, 900.0, 600.0, 400.0], HEAP.1);
+        let [raw, ..] = model.send(&mut within_the_host(), 1024);
+        assert!(raw == 1024.0 * MIB, "{raw} as they are");
+        let mut model = Model::new(60.0, HEAP.0, HEAP.1);
+        let [raw, ..] = model.send(&mut within_the_host(), 1024);
+        assert!(raw < 100.0 * MIB, "{raw} as they are");
     }
 
     #[test]
