@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use support::lab::{BOTH, CriuVersion, Restored};
 use support::product::{godwit, report};
-use support::untouched::{self, State};
+use support::untouched;
 use support::victim::{Libc, Verdict, Victim};
 use support::victims::{self, In, Listed};
-use support::{Scene, lab, scene};
+use support::{Scene, lab, moved, scene};
 
 fn dump(scene: &Scene, pid: i32, images: &Path, more: &[&str]) -> support::Finished {
     let mut args = vec!["dump", "--json", "--pid"];
@@ -24,11 +24,14 @@ fn dump(scene: &Scene, pid: i32, images: &Path, more: &[&str]) -> support::Finis
 fn dump_and_restore(scene: &Scene, name: &str, libc: Libc, args: &[&str], version: CriuVersion) -> Verdict {
     let mut victim = Victim::start_with(scene, name, libc, args);
     let images = scene.subdir("images");
+    let tree = victim.tree();
     let dumped = dump(scene, victim.pid, &images, &["--criu-version", version.text()]);
     if !dumped.ok() {
         return Verdict::Lost(dumped.to_string());
     }
     victim.expect_killed();
+    tree.expect_killed();
+    moved::expect_none(scene, &victim);
     victim.ask();
     match Restored::try_from_images(&images, version, &[], &victim) {
         Ok(restored) => restored.verdict(),
@@ -36,14 +39,17 @@ fn dump_and_restore(scene: &Scene, name: &str, libc: Libc, args: &[&str], versio
     }
 }
 
-fn expect_all_restored(version: CriuVersion) {
+/// Which of a list a test goes through.
+type Pick = fn(In) -> Vec<Listed>;
+
+fn expect_all_restored(pick: Pick, version: CriuVersion) {
     let scene = Scene::new("dump");
     let mut bad = Vec::new();
     let test = if version == CriuVersion::V4_1 { In::Dump41 } else { In::Dump42 };
-    for Listed { name, args, .. } in victims::of(test) {
+    for Listed { name, args, .. } in pick(test) {
         let verdict = dump_and_restore(&scene, name, Libc::Glibc, args, version);
         if verdict != Verdict::Ok {
-            bad.push(format!("{name}: {verdict:#?}"));
+            bad.push(format!("{name} {args:?}: {verdict:#?}"));
         }
         scene.sweep();
     }
@@ -53,13 +59,25 @@ fn expect_all_restored(version: CriuVersion) {
 #[test]
 fn every_victim_comes_back_under_criu_4_1() {
     require!("root", "cc", "criu-4.1");
-    expect_all_restored(CriuVersion::V4_1);
+    expect_all_restored(victims::of, CriuVersion::V4_1);
+}
+
+#[test]
+fn every_tree_comes_back_under_criu_4_1() {
+    require!("root", "cc", "criu-4.1");
+    expect_all_restored(victims::trees, CriuVersion::V4_1);
 }
 
 #[test]
 fn every_victim_comes_back_under_criu_4_2() {
     require!("root", "cc", "criu-4.2");
-    expect_all_restored(CriuVersion::V4_2);
+    expect_all_restored(victims::of, CriuVersion::V4_2);
+}
+
+#[test]
+fn every_tree_comes_back_under_criu_4_2() {
+    require!("root", "cc", "criu-4.2");
+    expect_all_restored(victims::trees, CriuVersion::V4_2);
 }
 
 #[test]
@@ -74,24 +92,34 @@ fn static_musl_victims_come_back() {
 #[test]
 fn leave_running_leaves_it_untouched_and_the_images_whole() {
     require!("root", "cc", "criu-4.2");
+    expect_left_running(victims::of);
+}
+
+#[test]
+fn leave_running_leaves_every_task_of_a_tree_untouched() {
+    require!("root", "cc", "criu-4.2");
+    expect_left_running(victims::trees);
+}
+
+fn expect_left_running(pick: Pick) {
     let scene = Scene::new("running");
-    for listed in victims::of(In::LeaveRunning) {
+    for listed in pick(In::LeaveRunning) {
         let Listed { name, args, .. } = listed;
         let mut victim = Victim::start(&scene, name, args);
         let images = scene.subdir("images");
-        let busy = untouched::busy_of(name);
-        let before = State::of(victim.pid, busy);
+        let before = victim.tree().states(untouched::busy_of(name));
         let round = scene.subdir("round");
         let pre_dump =
             ["pre-dump", "--pid", &victim.pid.to_string(), "--images-dir", round.to_str().unwrap()];
         godwit(&scene, &pre_dump).expect_ok();
-        if let Err(what) = before.again(victim.pid, busy) {
-            panic!("{name}: after a pre-dump: {what}");
+        before.expect_untouched();
+        if let Err(what) = before.again() {
+            panic!("{name} {args:?}: after a pre-dump: {what}");
         }
         dump(&scene, victim.pid, &images, &["--leave-running", "--criu-version", "4.2"]).expect_ok();
-        victim.expect_untouched();
-        if let Err(what) = before.again(victim.pid, busy) {
-            panic!("{name}: after the dump: {what}");
+        before.expect_untouched();
+        if let Err(what) = before.again() {
+            panic!("{name} {args:?}: after the dump: {what}");
         }
         assert_eq!(victim.check(), Verdict::Ok, "{name}: the source");
         // The copy is asked by the same file, and answers for itself. Files that the source's own check

@@ -2,7 +2,8 @@
 //! in every kind of call: after each kill the victim is untraced and as it was, now and then the next dump of it succeeds,
 //! and at the end it finds every value, wait and page right.
 //!
-//! 200 kills by default. 2,000: `GODWIT_STORM_KILLS=2000 cargo test -p godwit-dumper --test kill_storm -- --nocapture`,
+//! 200 kills by default, and as many of dumps of trees. 2,000 each:
+//! `GODWIT_STORM_KILLS=2000 cargo test -p godwit-dumper --test kill_storm -- --nocapture`,
 //! whose last line counts them. `GODWIT_STORM_SEED` sets the sequence. Each kill comes at a moment that is drawn from the
 //! time a whole run takes; one that comes too late is not counted. `remote_storm` kills within single remote calls.
 #![allow(clippy::unwrap_used)]
@@ -15,7 +16,7 @@ use std::time::{Duration, Instant};
 use support::child::Running;
 use support::product::{self, Server, godwit, godwit_command, migrate_args};
 use support::random::{Random, number};
-use support::untouched::{State, busy_of, expect_runs, may_be_left_by_a_kill};
+use support::untouched::{busy_of, may_be_left_by_a_kill};
 use support::victim::{Verdict, Victim};
 use support::{Scene, Witness};
 
@@ -31,6 +32,20 @@ const VICTIMS: &[(&str, &[&str])] = &[
     ("signals", &[]),
     ("aio", &[]),
     ("shmem", &[]),
+];
+
+/// The trees.
+const TREES: &[(&str, &[&str])] = &[
+    ("family", &[]),
+    ("pipes", &[]),
+    ("stopped", &[]),
+    ("zombies", &[]),
+    ("sharedmem", &["live"]),
+    ("robust", &[]),
+    ("pool", &[]),
+    ("sharefiles", &[]),
+    ("sigchld", &[]),
+    ("churn_tree", &[]),
 ];
 
 /// Kills before a victim is asked.
@@ -83,18 +98,27 @@ fn kill_one(running: &mut Running, after: Duration) -> bool {
 #[test]
 fn killed_at_any_moment_the_victim_is_as_it_was() {
     require!("root", "cc", "criu-4.2", "page-server");
+    storm(VICTIMS, number("GODWIT_STORM_KILLS", 200));
+}
+
+#[test]
+fn killed_at_any_moment_every_task_of_a_tree_is_as_it_was() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    storm(TREES, number("GODWIT_STORM_KILLS", 200));
+}
+
+fn storm(victims: &[(&'static str, &[&str])], kills: u64) {
     let (seed, mut random) = Random::of_variable("GODWIT_STORM_SEED", 0x5eed);
-    let kills = number("GODWIT_STORM_KILLS", 200);
     let scene = Scene::new("storm");
     let server = Server::start_with(&scene, &["--idle-timeout", "3", "--sessions-max", "1000"], &[]);
     let mut took: BTreeMap<(&str, bool), Duration> = BTreeMap::new();
     let (mut killed, mut late, mut number) = (0, 0, 0u64);
     while killed < kills {
-        let (name, args) = VICTIMS[(killed / KILLS_A_VICTIM) as usize % VICTIMS.len()];
+        let (name, args) = victims[(killed / KILLS_A_VICTIM) as usize % victims.len()];
         let busy = busy_of(name);
         let mut victim = Victim::start(&scene, name, args);
         std::thread::sleep(Duration::from_millis(20));
-        let before = State::of(victim.pid, busy);
+        let before = victim.tree().states(busy);
         for live in [false, true] {
             took.entry((name, live))
                 .or_insert_with(|| whole(&scene, &victim, &server, live, u64::MAX - killed));
@@ -112,8 +136,8 @@ fn killed_at_any_moment_the_victim_is_as_it_was() {
                 format!("kill {count} (seed {seed}, {name}, live {live}, after {after:?}): {why}")
             };
             assert!(victim.exists(), "{}", what(format!("it is gone: {}", victim.log())));
-            expect_runs(victim.pid);
-            if let Err(why) = before.again_but(victim.pid, busy, may_be_left_by_a_kill) {
+            before.expect_running();
+            if let Err(why) = before.again_but(may_be_left_by_a_kill) {
                 panic!("{}", what(why));
             }
             if !hit {
@@ -123,13 +147,13 @@ fn killed_at_any_moment_the_victim_is_as_it_was() {
             killed += 1;
             if killed.is_multiple_of(KILLS_A_DUMP) {
                 whole(&scene, &victim, &server, random.below(2) == 0, number | 1 << 40);
-                if let Err(why) = before.again(victim.pid, busy) {
+                if let Err(why) = before.again() {
                     panic!("{}", what(format!("after the next dump: {why}")));
                 }
             }
         }
         godwit(&scene, &["doctor", "--sweep"]).expect_ok();
-        if let Err(why) = before.again(victim.pid, busy) {
+        if let Err(why) = before.again() {
             panic!("kill {killed} (seed {seed}, {name}): after the sweep: {why}");
         }
         assert_eq!(victim.check(), Verdict::Ok, "{name} after {killed} kills of seed {seed}");
@@ -140,7 +164,7 @@ fn killed_at_any_moment_the_victim_is_as_it_was() {
     }
     println!(
         "kill storm: {killed} kills ({late} came too late), {} kinds of victims, all as they were (seed {seed})",
-        VICTIMS.len()
+        victims.len()
     );
 }
 

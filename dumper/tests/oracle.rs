@@ -12,9 +12,10 @@ use std::time::Duration;
 
 use oracle::explained::EXPLAINED;
 use support::child::eventually;
+use support::tree::Member;
 use support::victim::{Libc, Victim, session_leader};
-use support::victims::{self, In};
-use support::{Scene, images, scene};
+use support::victims::{self, In, Listed};
+use support::{Scene, Tree, images, scene};
 
 /// What was found over several processes.
 #[derive(Default)]
@@ -49,9 +50,9 @@ impl Tally {
 }
 
 /// Every second victim, so that a run is short; all with GODWIT_FULL=1.
-fn ask_victims(scene: &Scene, tally: &mut Tally) {
+fn ask_victims(scene: &Scene, tally: &mut Tally, all: Vec<Listed>) {
     let full = ["GODWIT_FULL", "GODWIT_VICTIM"].iter().any(|name| std::env::var_os(name).is_some());
-    for (_, listed) in victims::of(In::Oracle).into_iter().enumerate().filter(|(n, _)| full || n % 2 == 0) {
+    for (_, listed) in all.into_iter().enumerate().filter(|(n, _)| full || n % 2 == 0) {
         tally.ask(scene, listed.name, &Victim::start(scene, listed.name, listed.oracle_args));
     }
 }
@@ -61,7 +62,16 @@ fn every_victim_is_written_as_criu_writes_it() {
     require!("root", "cc", "criu-4.2", "crit");
     let scene = Scene::new("oracle");
     let mut tally = Tally::default();
-    ask_victims(&scene, &mut tally);
+    ask_victims(&scene, &mut tally, victims::of(In::Oracle));
+    tally.expect_none();
+}
+
+#[test]
+fn every_tree_is_written_as_criu_writes_it() {
+    require!("root", "cc", "criu-4.2", "crit");
+    let scene = Scene::new("oracle-trees");
+    let mut tally = Tally::default();
+    ask_victims(&scene, &mut tally, victims::trees(In::Oracle));
     tally.expect_none();
 }
 
@@ -226,7 +236,8 @@ fn every_explanation_is_needed() {
     require!("root", "cc", "musl", "criu-4.2", "crit", "python3", "huge-pages");
     let scene = Scene::new("oracle-list");
     let mut tally = Tally::default();
-    ask_victims(&scene, &mut tally);
+    ask_victims(&scene, &mut tally, victims::of(In::Oracle));
+    ask_victims(&scene, &mut tally, victims::trees(In::Oracle));
     ask_programs(&scene, &mut tally);
     ask_static(&scene, &mut tally);
     ask_huge(&scene, &mut tally);
@@ -239,17 +250,21 @@ fn every_explanation_is_needed() {
     assert!(stale.is_empty(), "{} explanations explain nothing:\n{}", stale.len(), stale.join("\n"));
 }
 
-/// What `deploy/lab/lab oracle PID` runs. The process is stopped for it, and goes on if it ran.
+/// What `deploy/lab/lab oracle PID` runs. The process and its children are stopped for it, and go on if they ran.
 #[test]
 #[ignore = "by hand, for the process that GODWIT_ORACLE_PID names"]
 fn by_hand() {
     let pid: i32 =
         std::env::var("GODWIT_ORACLE_PID").ok().and_then(|pid| pid.parse().ok()).expect("GODWIT_ORACLE_PID");
     let scene = Scene::new("oracle-hand");
-    let was_stopped = support::scene::status_field(pid, "State").is_some_and(|state| state.starts_with('T'));
+    let stopped = |member: &Member| member.state() == Some('T');
+    let were_stopped: Vec<Member> = Tree::of(pid).0.into_iter().filter(stopped).collect();
     let asked = oracle::ask(&scene, pid);
-    if !was_stopped {
-        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGCONT);
+    for member in Tree::of(pid).0.iter().filter(|member| !were_stopped.contains(member)) {
+        let _ = nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(member.pid),
+            nix::sys::signal::Signal::SIGCONT,
+        );
     }
     let compared = asked.unwrap_or_else(|why| panic!("{why}"));
     println!("{} fields and {} pages compared", compared.fields, compared.pages);

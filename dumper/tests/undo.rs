@@ -24,13 +24,21 @@ use support::lab::{CriuVersion, Restored};
 use support::product::{self, Server, godwit, godwit_command, migrate_args};
 use support::random::{Random, number};
 use support::scene::status_field;
+use support::tree::States;
 use support::untouched::{Busy, State, busy_of, cgroups_left, expect_runs, may_be_left_by_a_kill};
 use support::victim::{Verdict, Victim};
 use support::victims::{self, In, Listed};
 use support::{Finished, Scene, moved};
 
-/// The victim that is traced, and that the later passes of a place are tried with.
-const TRACED: &str = "threads";
+/// Who the places are tried with.
+struct Cast {
+    all: fn(In) -> Vec<Listed>,
+    /// The victim that is traced, and that the later passes of a place are tried with.
+    traced: &'static str,
+}
+
+const SINGLE: Cast = Cast { all: victims::of, traced: "threads" };
+const TREES: Cast = Cast { all: victims::trees, traced: "family" };
 
 /// Places of a thread that has nothing to say: only a panic or a kill is to be had there.
 const MUTE: &[&str] = &["mid.task.flags-reader", "mid.link.reader"];
@@ -108,8 +116,8 @@ impl Case {
 
 /// The places that a flow passes, in order, and how often each, up to where the hand-over may not be undone without a
 /// question.
-fn trace(scene: &Scene, flow: Flow, server: Option<&Server>) -> Vec<(String, usize)> {
-    let victim = Victim::start(scene, TRACED, &[]);
+fn trace(scene: &Scene, flow: Flow, traced: &str, server: Option<&Server>) -> Vec<(String, usize)> {
+    let victim = Victim::start(scene, traced, &[]);
     let log = scene.dir().join(format!("trace-{flow:?}"));
     let images = scene.subdir("images");
     let mut command = godwit_command(scene, &flow.args(victim.pid, &images, server));
@@ -159,8 +167,8 @@ struct Play<'a> {
     listed: Listed,
     /// Whether a stop signal had stopped it before.
     is_stopped: bool,
-    busy: Busy,
-    before: State,
+    /// Of every task.
+    before: States,
 }
 
 impl<'a> Play<'a> {
@@ -178,15 +186,8 @@ impl<'a> Play<'a> {
                 victim.threads().into_iter().all(is_stopped)
             });
         }
-        let before = State::of(victim.pid, busy);
-        Self { scene, victim, listed, is_stopped, busy, before }
-    }
-
-    /// That it runs untraced, unless it was stopped before: then its state says so.
-    fn expect_runs(&self) {
-        if !self.is_stopped {
-            expect_runs(self.victim.pid);
-        }
+        let before = victim.tree().states(busy);
+        Self { scene, victim, listed, is_stopped, before }
     }
 
     /// Plays a case; an error says what is not as it was.
@@ -217,13 +218,13 @@ impl<'a> Play<'a> {
         }
         expect_end(case, &finished).map_err(told)?;
         if case.action == "kill" {
-            self.before.again_but(pid, self.busy, may_be_left_by_a_kill).map_err(told)?;
+            self.before.again_but(may_be_left_by_a_kill).map_err(told)?;
         } else {
-            self.before.again(pid, self.busy).map_err(told)?;
+            self.before.again().map_err(told)?;
         }
         expect_no_half_set(scene, case, &images).map_err(told)?;
         if case.action != "kill" {
-            self.expect_runs();
+            self.before.expect_untouched();
             let left = cgroups_left(scene);
             if !left.is_empty() {
                 return Err(told(format!("cgroups are left: {left:?}")));
@@ -236,7 +237,7 @@ impl<'a> Play<'a> {
             if !swept.ok() || swept.stdout.contains(&format!("process {pid} cannot")) {
                 return Err(told(swept.to_string()));
             }
-            self.before.again(pid, self.busy).map_err(|what| told(format!("{what}\n{swept}")))?;
+            self.before.again().map_err(|what| told(format!("{what}\n{swept}")))?;
         }
         self.next_dump().map_err(told)
     }
@@ -259,8 +260,8 @@ impl<'a> Play<'a> {
         if !next.ok() {
             return Err(format!("the next dump fails: {next}"));
         }
-        self.before.again(pid, self.busy).map_err(|what| format!("after the next dump: {what}\n{next}"))?;
-        self.expect_runs();
+        self.before.again().map_err(|what| format!("after the next dump: {what}\n{next}"))?;
+        self.before.expect_untouched();
         let left = cgroups_left(scene);
         if !left.is_empty() {
             return Err(format!("cgroups are left after the next dump: {left:?}\n{next}"));
@@ -345,7 +346,7 @@ fn expect_no_half_set(scene: &Scene, case: &Case, images: &Path) -> Result<(), S
 /// Victims are asked, and taken away in earnest, after so many cases.
 const CASES_A_VICTIM: usize = 12;
 
-fn play(name: &str, flows: &[Flow], sample: u64) {
+fn play(name: &str, cast: &Cast, flows: &[Flow], sample: u64) {
     let (seed, mut random) = Random::of_variable("GODWIT_UNDO_SEED", 0x5eed);
     let scene = Scene::new(name);
     let server = flows.iter().any(|flow| matches!(flow, Flow::Migrate | Flow::Keep)).then(|| {
@@ -357,7 +358,7 @@ fn play(name: &str, flows: &[Flow], sample: u64) {
     let mut all = Vec::new();
     let mut kinds = BTreeSet::new();
     for &flow in flows {
-        let trace = trace(&scene, flow, server);
+        let trace = trace(&scene, flow, cast.traced, server);
         if flow == Flow::Dump {
             for step in Step::ALL {
                 for when in ["before", "after"] {
@@ -377,11 +378,11 @@ fn play(name: &str, flows: &[Flow], sample: u64) {
     let mut wrong = Vec::new();
     // How often a place is passed depends on the victim: only the traced one passes it so often.
     let (first, later): (Vec<Case>, Vec<Case>) = all.iter().cloned().partition(|case| case.pass == 1);
-    let mut all_victims = victims::of(In::LeaveRunning);
+    let mut all_victims = (cast.all)(In::LeaveRunning);
     // Their seccomp ends a thread at the calls it is lent for, so they may not outlive a SIGKILL of the dumper: the
     // dump names that risk.
     all_victims.retain(|listed| !["seccomp", "sandbox"].contains(&listed.name));
-    let traced: Vec<Listed> = all_victims.iter().filter(|listed| listed.name == TRACED).copied().collect();
+    let traced: Vec<Listed> = all_victims.iter().filter(|listed| listed.name == cast.traced).copied().collect();
     let groups = first.chunks(CASES_A_VICTIM).map(|group| (group, &all_victims));
     let groups = groups.chain(later.chunks(CASES_A_VICTIM).map(|group| (group, &traced)));
     for (number, (group, of)) in groups.enumerate() {
@@ -411,13 +412,25 @@ fn play(name: &str, flows: &[Flow], sample: u64) {
 #[test]
 fn every_place_of_a_dump_fails_and_is_undone() {
     require!("root", "cc", "criu-4.2");
-    play("undo-dump", &[Flow::Dump, Flow::PreDump], 48);
+    play("undo-dump", &SINGLE, &[Flow::Dump, Flow::PreDump], 48);
 }
 
 #[test]
 fn every_place_of_a_migration_fails_and_is_undone() {
     require!("root", "cc", "criu-4.2", "page-server");
-    play("undo-migrate", &[Flow::Migrate, Flow::Keep], 30);
+    play("undo-migrate", &SINGLE, &[Flow::Migrate, Flow::Keep], 30);
+}
+
+#[test]
+fn every_place_of_a_dump_of_a_tree_fails_and_is_undone() {
+    require!("root", "cc", "criu-4.2");
+    play("undo-tree", &TREES, &[Flow::Dump, Flow::PreDump], 24);
+}
+
+#[test]
+fn every_place_of_a_migration_of_a_tree_fails_and_is_undone() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    play("undo-tree-migrate", &TREES, &[Flow::Migrate, Flow::Keep], 16);
 }
 
 /// Once the destination was asked, a fault of our own is no longer undone without a word of it: the source lies still, and

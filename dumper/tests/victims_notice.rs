@@ -21,8 +21,10 @@ fn dump_by_criu(
 ) -> (Victim, std::path::PathBuf) {
     let mut victim = Victim::start(scene, name, args);
     let images = scene.subdir("criu");
+    let tree = victim.tree();
     lab::criu_dump(version, victim.pid, &images, &["--file-locks"]).expect_ok();
     victim.expect_killed();
+    tree.expect_killed();
     victim.ask();
     (victim, images)
 }
@@ -30,9 +32,24 @@ fn dump_by_criu(
 #[test]
 fn every_victim_passes_by_itself() {
     require!("root", "cc");
+    expect_all_pass(&victims::of(In::CriuAlone));
+}
+
+#[test]
+fn every_tree_passes_by_itself() {
+    require!("root", "cc");
+    expect_all_pass(victims::TREES);
+    // Those that are to be refused pass as well, as long as nobody touches them.
     let scene = Scene::new("alone");
-    for Listed { name, args, criu_args, .. } in victims::of(In::CriuAlone) {
-        assert_eq!(Victim::start(&scene, name, args).check(), Verdict::Ok, "{name}");
+    for mode in ["vm", "fs", "sighand", "vfork", "init"] {
+        assert_eq!(Victim::start(&scene, "sharevm", &[mode]).check(), Verdict::Ok, "sharevm {mode}");
+    }
+}
+
+fn expect_all_pass(all: &[Listed]) {
+    let scene = Scene::new("alone");
+    for Listed { name, args, criu_args, .. } in all {
+        assert_eq!(Victim::start(&scene, name, args).check(), Verdict::Ok, "{name} {args:?}");
         if criu_args != args {
             assert_eq!(Victim::start(&scene, name, criu_args).check(), Verdict::Ok, "{name} {criu_args:?}");
         }
@@ -51,15 +68,25 @@ fn musl_victims_pass_by_themselves() {
 #[test]
 fn every_victim_passes_after_criu_alone() {
     require!("root", "cc", "criu-4.1", "criu-4.2");
+    expect_all_pass_after_criu(&victims::of(In::CriuAlone));
+}
+
+#[test]
+fn every_tree_passes_after_criu_alone() {
+    require!("root", "cc", "criu-4.1", "criu-4.2");
+    expect_all_pass_after_criu(&victims::trees(In::CriuAlone));
+}
+
+fn expect_all_pass_after_criu(all: &[Listed]) {
     let scene = Scene::new("criu");
     // What godwit needs of 4.1 is its restore, which the end-to-end tests use; its dump was seen to write short page
     // files now and then on a 6.18 kernel, so it is asked only in a full run.
     let full = std::env::var_os("GODWIT_FULL").is_some();
     for version in BOTH.into_iter().filter(|version| full || *version == CriuVersion::V4_2) {
-        for Listed { name, criu_args, .. } in victims::of(In::CriuAlone) {
+        for Listed { name, criu_args, .. } in all {
             let (victim, images) = dump_by_criu(&scene, name, criu_args, version);
             let restored = Restored::from_images(&images, version, &["--file-locks"], &victim);
-            assert_eq!(restored.verdict(), Verdict::Ok, "{name} with CRIU {}", version.text());
+            assert_eq!(restored.verdict(), Verdict::Ok, "{name} {criu_args:?} with CRIU {}", version.text());
         }
     }
 }
@@ -246,9 +273,24 @@ const TABLE: &[Row] = &[
     row("shmem", "pagemap-shmem-*.img#5", "/3", Remove, "memfd tail"),
 ];
 
+/// The same of trees: what ties tasks to each other.
+#[rustfmt::skip]
+const TREE_TABLE: &[Row] = &[
+];
+
 #[test]
 fn a_changed_field_is_noticed() {
     require!("root", "cc", "criu-4.2", "crit");
+    expect_noticed(TABLE);
+}
+
+#[test]
+fn a_changed_field_of_a_tree_is_noticed() {
+    require!("root", "cc", "criu-4.2", "crit");
+    expect_noticed(TREE_TABLE);
+}
+
+fn expect_noticed(table: &[Row]) {
     let scene = Scene::new("mutate");
     let mut unnoticed = Vec::new();
     // Every third row by default; all with GODWIT_FULL=1; those of one victim with GODWIT_MUTATE=NAME.
@@ -257,9 +299,9 @@ fn a_changed_field_is_noticed() {
     let wanted =
         |(n, row): &(usize, &Row)| only.as_ref().map_or(full || n % 3 == 0, |name| row.victim == name);
     let mut dumped: Option<(&str, Victim, std::path::PathBuf)> = None;
-    for (_, row) in TABLE.iter().enumerate().filter(wanted) {
+    for (_, row) in table.iter().enumerate().filter(wanted) {
         if dumped.as_ref().is_none_or(|(name, ..)| *name != row.victim) {
-            let listed = victims::ALL.iter().find(|listed| listed.name == row.victim).unwrap();
+            let listed = victims::ALL.iter().chain(victims::TREES).find(|listed| listed.name == row.victim).unwrap();
             let (victim, images) = dump_by_criu(&scene, row.victim, listed.criu_args, CriuVersion::V4_2);
             dumped = Some((row.victim, victim, images));
         }

@@ -10,6 +10,7 @@
 //! - [`product`]: `godwit` and `godwit-page-server`
 //! - [`moved`]: a victim that the page server restored
 //! - [`memory`]: what every page of a stopped process holds, to compare it with its copy's
+//! - [`tree`]: all processes of a victim, what they were and whether they are gone
 //! - [`untouched`]: all that must be the same of a process that was not taken away
 //! - [`random`]: sequences that a seed names
 //! - [`witness`]: reads the log of the victim `busy` and says whether one copy ran at a time
@@ -28,6 +29,7 @@ pub mod need;
 pub mod product;
 pub mod random;
 pub mod scene;
+pub mod tree;
 pub mod untouched;
 pub mod victim;
 pub mod victims;
@@ -37,6 +39,7 @@ pub use child::{Finished, run};
 pub use lab::{CriuVersion, Restored};
 pub use product::{Server, godwit};
 pub use scene::Scene;
+pub use tree::Tree;
 pub use victim::{Verdict, Victim};
 pub use witness::Witness;
 

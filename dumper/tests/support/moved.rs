@@ -3,6 +3,7 @@
 use super::child::{Finished, eventually};
 use super::product::{self, Server, godwit, migrate_args};
 use super::scene::{self, Scene, is_alive};
+use super::tree;
 use super::victim::{Verdict, Victim, verdict};
 use serde_json::Value;
 use std::time::Duration;
@@ -20,8 +21,10 @@ pub struct Moved {
 /// When godwit fails, when the source is left, or when there is not exactly one copy.
 #[track_caller]
 pub fn migrate(scene: &Scene, victim: &mut Victim, server: &Server, options: &[&str]) -> Moved {
+    let tree = victim.tree();
     let finished = godwit(scene, &migrate_args(victim.pid, server, options)).expect_ok();
     victim.expect_killed();
+    tree.expect_killed();
     copy(scene, victim, &finished)
 }
 
@@ -30,10 +33,24 @@ pub fn migrate(scene: &Scene, victim: &mut Victim, server: &Server, options: &[&
 pub fn copy(scene: &Scene, victim: &Victim, finished: &Finished) -> Moved {
     let report = product::report(finished);
     assert_eq!(report["restored"], true, "{finished}");
+    let roots = roots(scene, victim);
+    assert_eq!(roots.len(), 1, "copies: {roots:?}; {finished}");
+    assert_eq!(report["restored_pid"].as_i64(), Some(roots[0].into()), "{finished}");
+    Moved { pid: roots[0], report }
+}
+
+/// Those of a victim's living processes whose parent is none of them: one for each copy of its tree. An orphan that nobody
+/// adopted would be one as well.
+pub fn roots(scene: &Scene, victim: &Victim) -> Vec<i32> {
     let copies = copies(scene, victim);
-    assert_eq!(copies.len(), 1, "copies: {copies:?}; {finished}");
-    assert_eq!(report["restored_pid"].as_i64(), Some(copies[0].into()), "{finished}");
-    Moved { pid: copies[0], report }
+    let has_parent = |pid: &i32| tree::parent(*pid).is_some_and(|parent| copies.contains(&parent));
+    copies.iter().copied().filter(|pid| !has_parent(pid) && is_alive(*pid)).collect()
+}
+
+/// That no process of a victim lives any more, in no copy.
+#[track_caller]
+pub fn expect_none(scene: &Scene, victim: &Victim) {
+    eventually("no process of the victim lives", Duration::from_secs(10), || copies(scene, victim).is_empty());
 }
 
 /// All living processes of a victim: the source and its copies.

@@ -25,12 +25,15 @@ pub enum Busy {
     Ending,
     /// It maps and unmaps, opens and closes.
     Changing,
+    /// It forks and waits, all the time: of its tree only the root stays.
+    Forking,
 }
 
 /// What changes of a victim by itself.
 pub fn busy_of(victim: &str) -> Busy {
     match victim {
         "mutator" => Busy::Changing,
+        "churn_tree" | "forkstorm" => Busy::Forking,
         "busy" | "timers" => Busy::Ticking,
         "waits" => Busy::Ending,
         _ => Busy::Still,
@@ -46,7 +49,7 @@ impl State {
         let mut add = |line: String| {
             lines.insert(line);
         };
-        if busy != Busy::Changing {
+        if !matches!(busy, Busy::Changing | Busy::Forking) {
             mappings(pid).into_iter().for_each(&mut add);
             descriptors(pid).into_iter().for_each(&mut add);
         }
@@ -78,7 +81,7 @@ impl State {
                 Busy::Still => &["SigPnd", "ShdPnd", "Threads"],
                 Busy::Ending => &["SigPnd", "ShdPnd"],
                 Busy::Ticking => &["Threads"],
-                Busy::Changing => &[],
+                Busy::Changing | Busy::Forking => &[],
             };
             for line in status.lines() {
                 let name = line.split(':').next().unwrap_or_default();
@@ -227,6 +230,23 @@ pub fn expect_runs(pid: i32) {
                     && status_field(tid, "State").is_some_and(|state| state.starts_with(['R', 'S', 'D']))
             })
     });
+}
+
+/// That nothing of godwit's is in a process: no descriptor, no mapping, no cgroup.
+///
+/// # Panics
+/// With what is.
+#[track_caller]
+pub fn expect_clean(pid: i32) {
+    for fd in std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten() {
+        let link = std::fs::read_link(fd.path()).unwrap_or_default();
+        assert!(!link.to_string_lossy().contains("userfaultfd"), "a userfaultfd was left in {pid}: {fd:?}");
+    }
+    let maps = proc_text(pid, "maps");
+    // By the name of the scratch memory: the tree that is tested may lie in a directory of this name.
+    assert!(!maps.contains("[anon:godwit"), "a mapping was left in {pid}:\n{maps}");
+    let cgroup = proc_text(pid, "cgroup");
+    assert!(!cgroup.contains("godwit"), "{pid} was left in a cgroup: {cgroup}");
 }
 
 /// The cgroups of hand-overs that this scene's journals tell of and that are still there.

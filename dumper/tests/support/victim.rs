@@ -1,9 +1,12 @@
 //! The programs in `tests/victims`: compiled once, started in a directory of their own, and asked to check themselves.
 
 use super::child::{eventually, tail};
-use super::scene::{Scene, is_alive, proc_text, status_field};
+use super::scene::{Scene, status_field};
+use super::tree::{Member, Tree};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -34,7 +37,7 @@ pub fn compile(name: &str, libc: Libc) -> PathBuf {
         Libc::StaticGlibc => ("cc", &["-static"], "gnustatic"),
     };
     let mut key = blake3::Hasher::new();
-    for file in [&source, &sources.join("victim.h"), &sources.join("smaps.h"), &sources.join("filter.h")] {
+    for file in [&source].into_iter().chain(&["victim.h", "tree.h", "smaps.h", "filter.h"].map(|name| sources.join(name))) {
         key.update(&std::fs::read(file).unwrap());
     }
     let key = key.finalize().to_hex();
@@ -83,6 +86,8 @@ pub struct Victim {
     child: Child,
     pub pid: i32,
     dir: PathBuf,
+    /// Every process of its tree that was seen: killed with it, whoever their parent is by then.
+    seen: RefCell<BTreeSet<Member>>,
 }
 
 impl Victim {
@@ -111,7 +116,7 @@ impl Victim {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("VICTIM", name);
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let mut victim = Self { pid: child.id() as i32, child, dir };
+        let mut victim = Self { pid: child.id() as i32, child, dir, seen: RefCell::default() };
         let until = Instant::now() + Duration::from_secs(30);
         while !victim.log().lines().any(|line| line.starts_with("READY")) {
             assert!(
@@ -174,18 +179,7 @@ impl Victim {
             let tid: i32 = tid.file_name().to_str().unwrap().parse().unwrap();
             assert_eq!(status_field(tid, "TracerPid").as_deref(), Some("0"), "thread {tid} is traced");
         }
-        for fd in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
-            let link = std::fs::read_link(fd.path()).unwrap_or_default();
-            assert!(
-                !link.to_string_lossy().contains("userfaultfd"),
-                "a userfaultfd was left in the victim: {fd:?}"
-            );
-        }
-        let maps = proc_text(pid, "maps");
-        // By the name of the scratch memory: the tree that is tested may lie in a directory of this name.
-        assert!(!maps.contains("[anon:godwit"), "a mapping was left in the victim:\n{maps}");
-        let cgroup = proc_text(pid, "cgroup");
-        assert!(!cgroup.contains("godwit"), "the victim was left in a cgroup: {cgroup}");
+        super::untouched::expect_clean(pid);
     }
 
     /// Asks the process that was started, and waits for its verdict.
@@ -201,6 +195,13 @@ impl Victim {
             }
             std::thread::sleep(Duration::from_millis(3));
         }
+    }
+
+    /// All its processes as they are now, itself first.
+    pub fn tree(&self) -> Tree {
+        let tree = Tree::of(self.pid);
+        self.seen.borrow_mut().extend(&tree.0);
+        tree
     }
 
     /// Sends a signal to the process that was started.
@@ -221,8 +222,13 @@ impl Victim {
 
 impl Drop for Victim {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            let _ = kill(Pid::from_raw(self.pid), Signal::SIGCONT);
+        let mut members = std::mem::take(self.seen.get_mut());
+        let lives = matches!(self.child.try_wait(), Ok(None));
+        if lives {
+            members.extend(Tree::of(self.pid).0);
+        }
+        Tree(members.into_iter().collect()).kill();
+        if lives {
             let _ = self.child.kill();
             let _ = self.child.wait();
         }

@@ -1,4 +1,5 @@
-//! Every victim that a dump of one process must bring back whole, once. A new one is one line in [`ALL`], and is then
+//! Every victim that a dump must bring back whole, once: of one process in [`ALL`], of several in [`TREES`]. A new one is one
+//! line, and is then
 //! dumped and restored under both CRIUs, left running, migrated with rounds, compared with CRIU's own dump, and dumped
 //! and restored by CRIU alone.
 
@@ -112,8 +113,40 @@ pub const ALL: &[Listed] = &[
     victim("shrink").but(&[(In::SecondCopy, "both copies cut one file")]),
 ];
 
+/// The victims of several processes, for the same tests.
+#[rustfmt::skip]
+pub const TREES: &[Listed] = &[
+    victim("family"),
+    victim("sessions"),
+    victim("zombies"),
+    victim("zombies").args(&["50"]),
+    victim("stopped"),
+    victim("reparented"),
+    victim("pipes").but(&[(In::SecondCopy, "its check writes to its files")]),
+    victim("sharefiles"),
+    victim("sharedmem").but(&[(In::SecondCopy, "its check writes to its files")]),
+    victim("sharedmem").args(&["live"]).but(&[(In::SecondCopy, "it writes to its files all the time")]),
+    victim("cow"),
+    victim("sigchld"),
+    victim("robust"),
+    victim("pool"),
+    victim("churn_tree"),
+    victim("forkstorm").args(&["6", "2000"]),
+    victim("crowd_tree").args(&["100"]),
+    victim("crowd_tree").args(&["20", "4"]),
+];
+
 /// The victims of one test; `GODWIT_VICTIM` picks those whose names contain it.
 pub fn of(test: In) -> Vec<Listed> {
+    picked(ALL, test)
+}
+
+/// The trees of one test, picked in the same way.
+pub fn trees(test: In) -> Vec<Listed> {
+    picked(TREES, test)
+}
+
+fn picked(list: &[Listed], test: In) -> Vec<Listed> {
     let only = std::env::var("GODWIT_VICTIM").unwrap_or_default();
-    ALL.iter().filter(|listed| listed.is_in(test) && listed.name.contains(&only)).copied().collect()
+    list.iter().filter(|listed| listed.is_in(test) && listed.name.contains(&only)).copied().collect()
 }

@@ -46,6 +46,10 @@
 static atomic_int victim_failures;
 /* Kept since a restored process must have the pid it was dumped with. */
 static pid_t victim_pid;
+/* Begins every FAIL line of a task that is not alone: see tree.h. */
+static char victim_task[48];
+/* Where the request to check itself is looked for: absolute where a task changes its directory. */
+static char victim_check[PATH_MAX] = "check";
 
 /* One write(2) a line, so that lines of several threads never mix. */
 __attribute__((format(printf, 1, 2))) static void say(const char *format, ...)
@@ -98,7 +102,7 @@ __attribute__((format(printf, 1, 2))) static void fail(const char *format, ...)
 	vsnprintf(line, sizeof line, format, args);
 	va_end(args);
 	if (atomic_fetch_add(&victim_failures, 1) < 100)
-		say("FAIL %s", line);
+		say("FAIL %s%s", victim_task, line);
 }
 
 __attribute__((unused)) static void expect(const char *field, uint64_t expected, uint64_t got)
@@ -249,7 +253,7 @@ __attribute__((unused)) static void victim_ready(void)
 
 __attribute__((unused)) static bool victim_asked(void)
 {
-	return access("check", F_OK) == 0;
+	return access(victim_check, F_OK) == 0;
 }
 
 /* Returns when the victim shall check itself. */

@@ -1,4 +1,4 @@
-//! Two image directories of one process, compared.
+//! Two image directories of one process or tree, compared.
 
 use super::explained::EXPLAINED;
 use super::pages;
@@ -115,11 +115,19 @@ impl Dir {
         ids.find(|(_, image)| is(&image["entries"][0])).map(|(name, _)| name.clone())
     }
 
-    /// Where the first mapping of a shared memory segment begins.
-    fn first_shared(&self, id: u64) -> Option<u64> {
-        let tasks = self.images.iter().filter(|(name, _)| split(name).0 == "mm");
-        let vmas = tasks.flat_map(|(_, mm)| mm["entries"][0]["vmas"].as_array().into_iter().flatten());
-        vmas.filter(|vma| vma["shmid"] == id).filter_map(|vma| vma["start"].as_u64()).min()
+    /// The first task that maps a shared memory segment, and where its first mapping of it begins: addresses alone mean
+    /// different segments in different tasks.
+    fn first_shared(&self, id: u64) -> Option<(u64, u64)> {
+        let tasks = self.images.iter().filter_map(|(name, mm)| match split(name) {
+            ("mm", Some(task)) => Some((task, mm)),
+            _ => None,
+        });
+        let starts = tasks.flat_map(|(task, mm)| {
+            let vmas = mm["entries"][0]["vmas"].as_array().into_iter().flatten();
+            let mapped = vmas.filter(|vma| vma["shmid"] == id);
+            mapped.filter_map(|vma| vma["start"].as_u64()).map(move |start| (task, start)).collect::<Vec<_>>()
+        });
+        starts.min()
     }
 
     /// The path that a file without a name had.
@@ -256,7 +264,7 @@ impl Compared {
     }
 }
 
-/// Compares two image directories of process `pid`, which still exists.
+/// Compares two image directories of the tree of process `pid`, which still exists.
 pub fn compare(ours: &Dir, theirs: &Dir, pid: i32) -> Compared {
     let mut compared = Compared::default();
     let keyed = |dir: &Dir| dir.images.keys().map(|name| (dir.key(name), name.clone())).collect();
@@ -281,7 +289,11 @@ pub fn compare(ours: &Dir, theirs: &Dir, pid: i32) -> Compared {
     }
     for (key, our_name) in our_keys.iter().filter(|(key, _)| key.starts_with("pagemap")) {
         if let Some(their_name) = their_keys.get(key) {
-            pages::compare(&mut compared, (ours, our_name), (theirs, their_name), pid);
+            let task = match split(our_name) {
+                ("pagemap", Some(task)) => i32::try_from(task).unwrap_or(pid),
+                _ => pid,
+            };
+            pages::compare(&mut compared, (ours, our_name), (theirs, their_name), task);
         }
     }
     compared
@@ -334,6 +346,8 @@ fn normal(file: &str, mut image: Value, names: &BTreeMap<u64, Value>) -> Value {
     let kind = split(file).0;
     let Some(entries) = image["entries"].as_array_mut() else { return image };
     match kind {
+        // Both write parents before children, each in an order of its own.
+        "pstree" => entries.sort_by_key(|entry| entry["pid"].as_u64()),
         "fdinfo" => entries.sort_by_key(|entry| entry["fd"].as_u64()),
         "files" => entries.sort_by_key(file_key),
         "filelocks" => entries.sort_by_key(|entry| {

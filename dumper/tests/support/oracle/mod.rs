@@ -13,19 +13,19 @@ pub mod compare;
 pub mod explained;
 pub mod pages;
 
-use crate::support::{CriuVersion, Finished, Scene, lab, scene};
+use crate::support::{CriuVersion, Finished, Scene, Tree, lab};
 use compare::{Compared, Dir};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use std::time::Duration;
 
-/// Stops a process, has it dumped by godwit and then by CRIU, and compares what they wrote. The process is left
+/// Stops a process and all that descend from it, has them dumped by godwit and then by CRIU, and compares what they wrote. They are left
 /// stopped.
 ///
 /// # Errors
 /// When one of them does not dump it, with its words.
 pub fn ask(scene: &Scene, pid: i32) -> Result<Compared, String> {
-    stop(pid)?;
+    Tree::stop(pid)?;
+    // Timers go on firing: by then each signal that can be pending is.
+    std::thread::sleep(Duration::from_millis(100));
     let (ours, theirs) = (scene.subdir("ours"), scene.subdir("theirs"));
     let ok = |who: &str, finished: Finished| match finished.ok() {
         true => Ok(()),
@@ -44,23 +44,4 @@ pub fn ask(scene: &Scene, pid: i32) -> Result<Compared, String> {
         let _ = std::fs::remove_dir_all(&theirs);
     }
     Ok(compared)
-}
-
-/// SIGSTOP, and waits until every thread has stopped and timers that fire meanwhile have left their signals.
-fn stop(pid: i32) -> Result<(), String> {
-    kill(Pid::from_raw(pid), Signal::SIGSTOP).map_err(|errno| format!("SIGSTOP to {pid}: {errno}"))?;
-    let tids = || std::fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
-    let stopped = |tid: std::fs::DirEntry| {
-        let tid = tid.file_name().to_str().and_then(|tid| tid.parse().ok()).unwrap_or(pid);
-        scene::status_field(tid, "State").is_none_or(|state| state.starts_with(['T', 'Z', 'X']))
-    };
-    for _ in 0..500 {
-        if tids().all(stopped) {
-            // Timers go on firing: by then each signal that can be pending is.
-            std::thread::sleep(Duration::from_millis(100));
-            return Ok(());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Err(format!("process {pid} does not stop"))
 }

@@ -88,7 +88,7 @@ pub fn compare(compared: &mut Compared, ours: (&Dir, &str), theirs: (&Dir, &str)
         Err(why) => return compared.differences.push(why),
     };
     let is_task = ours.1 == format!("pagemap-{pid}.img");
-    let rseq = if is_task { rseq_areas(ours.0) } else { Vec::new() };
+    let rseq = if is_task { rseq_areas(ours.0, pid) } else { Vec::new() };
     let vmas = if is_task { ours.0.entries(&format!("mm-{pid}.img"))[0]["vmas"].as_array() } else { None };
     let mut runs: Vec<Run> = Vec::new();
     let addresses: BTreeSet<u64> = a.places.keys().chain(b.places.keys()).copied().collect();
@@ -182,11 +182,12 @@ fn vma_at(vmas: &[Value], address: u64) -> Option<&Value> {
     })
 }
 
-/// The restartable-sequence areas of all threads: the kernel writes the processor's number there.
-fn rseq_areas(dir: &Dir) -> Vec<(u64, u64)> {
-    let cores = dir.images.iter().filter(|(name, _)| name.starts_with("core-"));
-    cores
-        .filter_map(|(_, core)| {
+/// The restartable-sequence areas of all threads of a task: the kernel writes the processor's number there.
+fn rseq_areas(dir: &Dir, pid: i32) -> Vec<(u64, u64)> {
+    let task = dir.entries("pstree.img").iter().find(|task| task["pid"] == pid);
+    let tids = task.and_then(|task| task["threads"].as_array()).into_iter().flatten();
+    tids.filter_map(|tid| dir.images.get(&format!("core-{tid}.img")))
+        .filter_map(|core| {
             let entry = &core["entries"][0]["thread_core"]["rseq_entry"];
             let start = entry["rseq_abi_pointer"].as_u64().filter(|start| *start != 0)?;
             Some((start, entry["rseq_abi_size"].as_u64().unwrap_or(0).max(RSEQ_BYTES_MIN)))
