@@ -112,7 +112,7 @@ const fn row(
     Row { victim, image, field, change, notice }
 }
 
-use Change::{Add, Byte, Flip, Remove, Set, Text};
+use Change::{Add, As, Byte, Flip, Remove, Set, Text};
 
 #[rustfmt::skip]
 const TABLE: &[Row] = &[
@@ -276,6 +276,49 @@ const TABLE: &[Row] = &[
 /// The same of trees: what ties tasks to each other.
 #[rustfmt::skip]
 const TREE_TABLE: &[Row] = &[
+    row("family", "pstree.img", "/3/ppid", As("/1/pid"), "f.0.0.0: ppid"),
+    row("family", "pstree.img", "/22", Remove, ""),
+    row("sessions", "pstree.img", "/14/pgid", As("/0/pgid"), "joined: pgid"),
+    row("sessions", "pstree.img", "/15/pgid", As("/0/pgid"), "left: pgid"),
+    row("sessions", "pstree.img", "/3/pgid", As("/4/pgid"), "group-in: pgid"),
+    row("sessions", "pstree.img", "/5/sid", As("/6/sid"), ""),
+    row("zombies", "core-*.img#2", "/0/tc/exit_code", Add(256), "d1-exit wait status"),
+    row("zombies", "core-*.img#5", "/0/tc/exit_code", Set(15), "d1-kill wait status"),
+    row("zombies", "core-*.img#7", "/0/tc/exit_code", Set(0xb00), "d1-segv wait status"),
+    row("zombies", "core-*.img#2", "/0/tc/comm", Text("other"), "d1-exit name"),
+    row("zombies", "pstree.img", "/8/pgid", As("/0/pgid"), "leads-group pgid"),
+    row("zombies", "pstree.img", "/10/sid", As("/0/sid"), "leads-session sid"),
+    row("zombies", "pstree.img", "/1", Remove, "d1-exit"),
+    row("zombies", "pstree.img", "/12/ppid", As("/0/pid"), "d2-exit"),
+    row("stopped", "core-*.img#2", "/0/tc/task_state", Set(1), "by-stop state"),
+    row("stopped", "core-*.img#3", "/0/tc/stop_signo", Set(19), "by-tstp stopped by"),
+    row("stopped", "core-*.img#1", "/0/tc/task_state", Set(3), ""),
+    row("reparented", "pstree.img", "/7/ppid", As("/0/pid"), "inner-a: ppid"),
+    row("reparented", "core-*.img", "/0/tc/child_subreaper", Remove, "root: subreaper"),
+    row("pipes", "pipes-data.img", "/[bytes=3000]/extra", Byte(100), "first: in byte"),
+    row("pipes", "pipes-data.img", "/[bytes=1111]", Remove, "root: out"),
+    row("pipes", "pipes-data.img", "/[bytes=4096]", Remove, "second: mid byte"),
+    row("pipes", "pipes-data.img", "/[bytes=60]", Remove, "late-reader: ended"),
+    row("pipes", "fdinfo-*.img#2", "/[fd=24]/flags", Set(0), "first: close-on-exec"),
+    row("pipes", "fdinfo-*.img#2", "/[fd=24]/id", As("/[fd=25]/id"), "not one: shared file, root and first"),
+    row("pipes", "fdinfo-*.img#2", "/[fd=25]/id", As("/[fd=24]/id"), "now one: twin and shared file"),
+    row("pipes", "fdinfo-*.img#3", "/[fd=90]/id", As("/[fd=25]/id"), "second: duplicate of the shared file"),
+    row("pipes", "fdinfo-*.img#6", "/[fd=28]/id", As("/[fd=29]/id"), "mover: offset of the deleted file"),
+    row("pipes", "files.img", "/9/reg/pos", Add(1), "root: shared offset"),
+    row("pipes", "files.img", "/6/pipe/flags", Set(0), "root: nonblocking end"),
+    row("sharefiles", "ids-*.img#2", "/0/files_id", Add(1), "one table with the child"),
+    row("sharefiles", "ids-*.img#4", "/0/files_id", Add(-2), "root: one table with the plain child"),
+    row("sharedmem", "pagemap-shmem-*.img", "/1", Remove, "word 0 expected"),
+    row("sharedmem", "pagemap-shmem-*.img#3", "/1", Remove, "word 0 expected"),
+    row("sharedmem", "memfd.img", "/[seals=6]/seals", Set(2), "root: seals"),
+    row("sharedmem", "mm-*.img#2", "/0/vmas/[pgoff=131072]/pgoff", Set(0), "child: anonymous, behind the hole"),
+    row("sharedmem", "mm-*.img#3", "/0/vmas/[pgoff=65536]/pgoff", Set(0), "grandchild: orphaned"),
+    row("sigchld", "core-*.img#2", "/0/tc/signals_s/signals/0", Remove, "the pending SIGCHLD is gone"),
+    row("sigchld", "core-*.img#2", "/0/tc/signals_s/signals/0/siginfo", Byte(22), "pending si_pid"),
+    row("sigchld", "core-*.img#3", "/0/tc/signals_s/signals/0/siginfo", Byte(32), "reaped si_status"),
+    row("robust", "core-*.img#2", "/0/thread_core/futex_rla", Set(0), "robust mutex[0]"),
+    row("robust", "core-*.img#5", "/0/thread_core/futex_rla", Set(0), "robust mutex[2]"),
+    row("robust", "core-*.img#6", "/0/thread_info/gpregs/ip", Add(2), "for-mutex"),
 ];
 
 #[test]

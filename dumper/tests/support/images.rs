@@ -81,6 +81,8 @@ pub enum Change {
     Flip(u64),
     /// The text becomes this one.
     Text(&'static str),
+    /// It becomes what another field of the image is.
+    As(&'static str),
     /// A byte of the base64 text is changed.
     Byte(usize),
 }
@@ -112,6 +114,13 @@ fn resolved(image: &Value, path: &str) -> String {
 /// When there is no such field: a change that changes nothing proves nothing.
 #[track_caller]
 pub fn change(image: &mut Value, path: &str, change: Change) {
+    let other = match change {
+        Change::As(other) => {
+            let pointer = format!("/entries{}", resolved(image, other));
+            image.pointer(&pointer).unwrap_or_else(|| panic!("the image has no {pointer}")).clone()
+        }
+        _ => Value::Null,
+    };
     let path = resolved(image, path);
     let (parent, last) = path.rsplit_once('/').unwrap();
     let pointer = format!("/entries{parent}");
@@ -138,6 +147,7 @@ pub fn change(image: &mut Value, path: &str, change: Change) {
         Change::Add(by) => number.unwrap().wrapping_add_signed(by).into(),
         Change::Flip(bits) => (number.unwrap() ^ bits).into(),
         Change::Text(text) => text.into(),
+        Change::As(_) => other,
         Change::Byte(at) => {
             let mut text = target.as_str().unwrap().as_bytes().to_vec();
             // Both letters stand for different six bits.

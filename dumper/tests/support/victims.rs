@@ -113,15 +113,29 @@ pub const ALL: &[Listed] = &[
     victim("shrink").but(&[(In::SecondCopy, "both copies cut one file")]),
 ];
 
+/// Every test that restores, for what CRIU's restore does not bring back, whoever dumped it.
+const fn restores(why: &'static str) -> [(In, &'static str); 5] {
+    [(In::Dump41, why), (In::Dump42, why), (In::SecondCopy, why), (In::Migrate, why), (In::CriuAlone, why)]
+}
+
+const ORPHANS_OF_DEAD_SESSIONS: &[(In, &str)] = &restores(
+    "CRIU makes an orphan whose session leader is dead as the child of a helper, whose end gives it to init and not to its \
+     subreaper",
+);
+const EIGHTH_BIT: &[(In, &str)] = &restores("CRIU restores seven bits of a zombie's exit code");
+
 /// The victims of several processes, for the same tests.
 #[rustfmt::skip]
 pub const TREES: &[Listed] = &[
     victim("family"),
     victim("sessions"),
+    victim("sessions").args(&["orphaned"]).but(ORPHANS_OF_DEAD_SESSIONS),
     victim("zombies"),
     victim("zombies").args(&["50"]),
+    victim("zombies").args(&["high"]).but(EIGHTH_BIT),
     victim("stopped"),
     victim("reparented"),
+    victim("reparented").args(&["daemon"]).but(ORPHANS_OF_DEAD_SESSIONS),
     victim("pipes").but(&[(In::SecondCopy, "its check writes to its files")]),
     victim("sharefiles"),
     victim("sharedmem").but(&[(In::SecondCopy, "its check writes to its files")]),

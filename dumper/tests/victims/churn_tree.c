@@ -17,7 +17,8 @@ static uint64_t forked, reaped;
 
 static int code_of(uint64_t number)
 {
-	return 2 + mix(number) % 250;
+	/* Below 128: a restore keeps seven bits of a zombie's code. */
+	return 2 + mix(number) % 120;
 }
 
 /* One in four has a child of its own, whose end it waits for. */

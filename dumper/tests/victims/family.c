@@ -23,7 +23,8 @@ struct worker {
 };
 
 struct task {
-	char path[16];
+	/* f, f.0, f.0.1 and so on. */
+	char path[12];
 	int depth, number;
 	uint64_t seed;
 	struct place place;
@@ -139,7 +140,7 @@ static void start_threads(struct task *t)
 		struct worker *w = &t->workers[i];
 		w->seed = t->seed + 32 + i;
 		w->gate = &t->gate;
-		snprintf(w->name, sizeof w->name, "%s/%d", t->path, i);
+		snprintf(w->name, sizeof w->name, "%.11s/%d", t->path, i % 10);
 		must0(pthread_create(&w->thread, NULL, work, w));
 	}
 }
@@ -150,7 +151,7 @@ static void fork_children(struct task *t)
 		struct task *child = t->child_of[i] = calloc(1, sizeof *child);
 		child->depth = t->depth + 1;
 		child->number = t->number * 2 + 1 + i;
-		snprintf(child->path, sizeof child->path, "%s.%d", t->path, i);
+		snprintf(child->path, sizeof child->path, "%.9s.%d", t->path, i % 10);
 		t->children[i] = tree_fork(child->path, live, child);
 	}
 }
@@ -165,6 +166,9 @@ static void check_values(struct task *t, uint64_t was)
 	sigset_t mask, now;
 	siginfo_t info;
 	int death = 0;
+	/* The root's parent is whoever restored it. */
+	if (!t->depth)
+		t->place.parent = getppid();
 	expect_place(t->place);
 	expect("inherited", was, inherited);
 	if (!getcwd(path, sizeof path))

@@ -16,8 +16,8 @@ static void spread(uint64_t number)
 	if (pid == 0) {
 		pid_t inner = fork();
 		if (inner == 0)
-			_exit(number % 200 + 2);
-		_exit(inner > 0 && waitpid(inner, &status, 0) == inner && status == (int)(number % 200 + 2) << 8 ? 77 : 1);
+			_exit(number % 120 + 2);
+		_exit(inner > 0 && waitpid(inner, &status, 0) == inner && status == (int)(number % 120 + 2) << 8 ? 77 : 1);
 	}
 	if (pid == -1 && errno == EAGAIN) {
 		nap_ms(1);

@@ -1,9 +1,9 @@
 /*
- * Orphans: the root is a child subreaper, and so is one of its children; what their children leave behind is theirs. A
- * daemon's way of starting is among it: a session whose leader ended at once. Afterwards the orphans are still whose they
- * were, new orphans come to the same place, and their new parents get their exit codes.
+ * Orphans: the root is a child subreaper, and so is one of its children; what their children leave behind is theirs,
+ * though. Afterwards the orphans are still whose they were, new orphans come to the same place, and their new parents get
+ * their exit codes.
  *
- * reparented [plain]: plain is without the daemon.
+ * reparented [daemon]: with a daemon, too, started in the usual way: its session's leader ended at once
  */
 #include "tree.h"
 
@@ -121,7 +121,7 @@ static int adopts(void *unused)
 
 int main(int argc, char **argv)
 {
-	bool plain = argc > 1 && !strcmp(argv[1], "plain");
+	bool daemon = argc > 1 && !strcmp(argv[1], "daemon");
 	pid_t before[64];
 	int flag = 0, expected = 0, orphans = 0;
 	tree_start();
@@ -131,11 +131,11 @@ int main(int argc, char **argv)
 		{ { "single", NULL, NULL }, getpid(), false },
 		{ { "daemon", NULL, NULL }, getpid(), true },
 	};
-	for (int i = 0; i < (plain ? 2 : 3); i++) {
+	for (int i = 0; i < (daemon ? 3 : 2); i++) {
 		pid_t pid = tree_fork("middle", middle, &plans[i]);
 		tree_expect_exit("middle", pid, 0);
 	}
-	orphans = plain ? 4 : 5;
+	orphans = daemon ? 5 : 4;
 	tree_fork("late", leaves_late, NULL);
 	tree_fork("adopts", adopts, NULL);
 	expected = orphans + 1 + 1 + 2 + 1;

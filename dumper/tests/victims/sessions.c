@@ -1,9 +1,9 @@
 /*
  * Process groups and sessions: groups with their leaders, a group whose leader is dead, a member that is another branch's
- * nephew, sessions within the session, each with groups of its own, and a session whose leader is dead. Afterwards each
- * task is where it was, and a signal to a group reaches its members and nobody else.
+ * nephew, sessions within the session, each with groups of its own. Afterwards each task is where it was, and a signal to
+ * a group reaches its members and nobody else.
  *
- * sessions [plain]: plain is without the groups and sessions whose leaders are dead.
+ * sessions [orphaned]: with a session, too, whose leader is dead, and whose members came to the root, a subreaper
  */
 #include "tree.h"
 
@@ -146,7 +146,7 @@ static bool is_called(const struct member *members, int before, pid_t group)
 int main(int argc, char **argv)
 {
 	struct member members[MAX];
-	bool plain = argc > 1 && !strcmp(argv[1], "plain");
+	bool orphaned = argc > 1 && !strcmp(argv[1], "orphaned");
 	pid_t children[16], started = 0;
 	char joined[32], left[32];
 	tree_start();
@@ -166,20 +166,21 @@ int main(int argc, char **argv)
 	snprintf(joined, sizeof joined, "joined@%d", children[1]);
 	children[started++] = tree_fork("joined", joiner, joined);
 	int expected = 1 + 2 + 2 + 2 * (1 + 2 + 1) + 1;
-	if (!plain) {
-		/* A group without its leader. */
-		pid_t leader = tree_fork("dying", dying, NULL);
-		must(setpgid(leader, leader));
-		snprintf(left, sizeof left, "left@%d", leader);
-		children[started++] = tree_fork("left", joiner, left);
-		if (!tree_eventually(getpgid(children[started - 1]) == leader))
-			broken("the group is not joined");
-		must(kill(leader, GO));
-		tree_expect_exit("dying", leader, 0);
+	/* A group without its leader. */
+	pid_t leader = tree_fork("dying", dying, NULL);
+	must(setpgid(leader, leader));
+	snprintf(left, sizeof left, "left@%d", leader);
+	children[started++] = tree_fork("left", joiner, left);
+	if (!tree_eventually(getpgid(children[started - 1]) == leader))
+		broken("the group is not joined");
+	must(kill(leader, GO));
+	tree_expect_exit("dying", leader, 0);
+	expected++;
+	if (orphaned) {
 		/* A session without its leader. */
 		pid_t gone = tree_fork("gone", leaver, "gone");
 		tree_expect_exit("gone", gone, 0);
-		expected += 1 + 3;
+		expected += 3;
 	}
 	tree_all_set(expected);
 	int members_count = atomic_load(count);

@@ -2,7 +2,8 @@
  * The dead that nobody has waited for: ended by themselves and by signals, at three depths, leading a group and a session.
  * Afterwards they are still there, each with its name, group and session, and whoever waits gets the exact status once.
  *
- * zombies [COUNT]: so many more, each with a code of its own.
+ * zombies [COUNT]: so many more, each with a code of its own
+ * zombies high:    with exit codes, too, that need the eighth bit
  */
 #include "tree.h"
 
@@ -90,34 +91,32 @@ static void check_dead(void)
 	}
 }
 
-static void bury_some(const char *prefix, int depth)
+static void bury_some(int depth)
 {
-	char name[16];
-	snprintf(name, sizeof name, "%s-exit", prefix);
-	bury(name, EXITS, 7 + depth, false, false);
-	snprintf(name, sizeof name, "%s-zero", prefix);
-	bury(name, EXITS, 0, false, false);
-	snprintf(name, sizeof name, "%s-255", prefix);
-	bury(name, EXITS, 255, false, false);
-	snprintf(name, sizeof name, "%s-kill", prefix);
-	bury(name, KILLED, SIGKILL, false, false);
-	snprintf(name, sizeof name, "%s-rt", prefix);
-	bury(name, KILLED, SIGRTMIN + depth, false, false);
-	snprintf(name, sizeof name, "%s-segv", prefix);
-	bury(name, CRASHES, 0, false, false);
-	snprintf(name, sizeof name, "%s-abrt", prefix);
-	bury(name, ABORTS, 0, false, false);
+	const struct {
+		const char *name;
+		enum how how;
+		int number;
+	} all[] = {
+		{ "exit", EXITS, 7 + depth },	 { "zero", EXITS, 0 },	    { "127", EXITS, 127 },
+		{ "kill", KILLED, SIGKILL },	 { "rt", KILLED, SIGRTMIN + depth },
+		{ "segv", CRASHES, 0 },		 { "abrt", ABORTS, 0 },
+	};
+	for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+		char name[16];
+		snprintf(name, sizeof name, "d%d-%s", depth % 10, all[i].name);
+		bury(name, all[i].how, all[i].number, false, false);
+	}
 }
 
 static int deeper(void *argument)
 {
 	int depth = (intptr_t)argument;
-	char prefix[8], child_name[16];
+	char child_name[16];
 	pid_t child = 0;
 	hall.count = 0;
-	snprintf(prefix, sizeof prefix, "d%d", depth);
-	bury_some(prefix, depth);
-	snprintf(child_name, sizeof child_name, "deep-%d", depth + 1);
+	bury_some(depth);
+	snprintf(child_name, sizeof child_name, "deep-%d", (depth + 1) % 10);
 	if (depth < 3)
 		child = tree_fork(child_name, deeper, (void *)(intptr_t)(depth + 1));
 	struct place place = place_of_self();
@@ -144,16 +143,21 @@ static int follower(void *argument)
 
 int main(int argc, char **argv)
 {
+	bool high = argc > 1 && !strcmp(argv[1], "high");
 	int many = argc > 1 ? atoi(argv[1]) : 0;
 	char name[16];
 	tree_start();
-	bury_some("d1", 1);
+	bury_some(1);
 	struct dead *leader = bury("leads-group", EXITS, 3, true, false);
 	pid_t member = tree_fork("follower", follower, (void *)(intptr_t)leader->place.pid);
 	bury("leads-session", KILLED, SIGTERM, false, true);
 	for (int i = 0; i < many && hall.count < MAX; i++) {
-		snprintf(name, sizeof name, "many-%d", i);
-		bury(name, i % 5 ? EXITS : KILLED, i % 5 ? i % 256 : SIGRTMIN + i % 30, false, false);
+		snprintf(name, sizeof name, "many-%d", i % 1000);
+		bury(name, i % 5 ? EXITS : KILLED, i % 5 ? i % 128 : SIGRTMIN + i % 30, false, false);
+	}
+	if (high) {
+		bury("high-128", EXITS, 128, false, false);
+		bury("high-255", EXITS, 255, false, false);
 	}
 	struct hall kept = hall;
 	pid_t deep = tree_fork("deep-2", deeper, (void *)2);
