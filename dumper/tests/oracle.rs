@@ -261,10 +261,8 @@ fn by_hand() {
     let were_stopped: Vec<Member> = Tree::of(pid).0.into_iter().filter(stopped).collect();
     let asked = oracle::ask(&scene, pid);
     for member in Tree::of(pid).0.iter().filter(|member| !were_stopped.contains(member)) {
-        let _ = nix::sys::signal::kill(
-            nix::unistd::Pid::from_raw(member.pid),
-            nix::sys::signal::Signal::SIGCONT,
-        );
+        let _ =
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(member.pid), nix::sys::signal::Signal::SIGCONT);
     }
     let compared = asked.unwrap_or_else(|why| panic!("{why}"));
     println!("{} fields and {} pages compared", compared.fields, compared.pages);

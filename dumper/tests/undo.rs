@@ -382,7 +382,8 @@ fn play(name: &str, cast: &Cast, flows: &[Flow], sample: u64) {
     // Their seccomp ends a thread at the calls it is lent for, so they may not outlive a SIGKILL of the dumper: the
     // dump names that risk.
     all_victims.retain(|listed| !["seccomp", "sandbox"].contains(&listed.name));
-    let traced: Vec<Listed> = all_victims.iter().filter(|listed| listed.name == cast.traced).copied().collect();
+    let traced: Vec<Listed> =
+        all_victims.iter().filter(|listed| listed.name == cast.traced).copied().collect();
     let groups = first.chunks(CASES_A_VICTIM).map(|group| (group, &all_victims));
     let groups = groups.chain(later.chunks(CASES_A_VICTIM).map(|group| (group, &traced)));
     for (number, (group, of)) in groups.enumerate() {

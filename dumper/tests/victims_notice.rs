@@ -313,7 +313,7 @@ const TREE_TABLE: &[Row] = &[
     row("sharedmem", "memfd.img", "/[seals=6]/seals", Set(2), "root: seals"),
     row("sharedmem", "mm-*.img#2", "/0/vmas/[pgoff=131072]/pgoff", Set(0), "child: anonymous, behind the hole"),
     row("sharedmem", "mm-*.img#3", "/0/vmas/[pgoff=65536]/pgoff", Set(0), "grandchild: orphaned"),
-    row("sigchld", "core-*.img#2", "/0/tc/signals_s/signals/0", Remove, "the pending SIGCHLD is gone"),
+    row("sigchld", "core-*.img#2", "/0/tc/signals_s", Remove, "the pending SIGCHLD is gone"),
     row("sigchld", "core-*.img#2", "/0/tc/signals_s/signals/0/siginfo", Byte(22), "pending si_pid"),
     row("sigchld", "core-*.img#3", "/0/tc/signals_s/signals/0/siginfo", Byte(32), "reaped si_status"),
     row("robust", "core-*.img#2", "/0/thread_core/futex_rla", Set(0), "robust mutex[0]"),
@@ -344,7 +344,8 @@ fn expect_noticed(table: &[Row]) {
     let mut dumped: Option<(&str, Victim, std::path::PathBuf)> = None;
     for (_, row) in table.iter().enumerate().filter(wanted) {
         if dumped.as_ref().is_none_or(|(name, ..)| *name != row.victim) {
-            let listed = victims::ALL.iter().chain(victims::TREES).find(|listed| listed.name == row.victim).unwrap();
+            let listed =
+                victims::ALL.iter().chain(victims::TREES).find(|listed| listed.name == row.victim).unwrap();
             let (victim, images) = dump_by_criu(&scene, row.victim, listed.criu_args, CriuVersion::V4_2);
             dumped = Some((row.victim, victim, images));
         }

@@ -50,7 +50,9 @@ pub fn roots(scene: &Scene, victim: &Victim) -> Vec<i32> {
 /// That no process of a victim lives any more, in no copy.
 #[track_caller]
 pub fn expect_none(scene: &Scene, victim: &Victim) {
-    eventually("no process of the victim lives", Duration::from_secs(10), || copies(scene, victim).is_empty());
+    eventually("no process of the victim lives", Duration::from_secs(10), || {
+        copies(scene, victim).is_empty()
+    });
 }
 
 /// All living processes of a victim: the source and its copies.

@@ -97,7 +97,8 @@ impl Tree {
     /// Kills all of them and what they have forked meanwhile.
     pub fn kill(&self) {
         for _ in 0..50 {
-            let now = self.0.iter().filter(|member| member.exists()).flat_map(|member| Self::of(member.pid).0);
+            let now =
+                self.0.iter().filter(|member| member.exists()).flat_map(|member| Self::of(member.pid).0);
             let alive: BTreeSet<Member> = now.filter(|member| member.is_alive()).collect();
             if alive.is_empty() {
                 return;
@@ -126,7 +127,8 @@ impl Tree {
             for pid in running {
                 // To one that a SIGSTOP is on its way to, another would stay pending.
                 let is_on_its_way = || pending(pid).is_some_and(|set| set & STOP != 0);
-                if status_field(pid, "State").is_some_and(|state| !state.starts_with('T')) && !is_on_its_way() {
+                if status_field(pid, "State").is_some_and(|state| !state.starts_with('T')) && !is_on_its_way()
+                {
                     let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
                 }
             }
@@ -147,9 +149,9 @@ fn pending(pid: i32) -> Option<u64> {
 
 /// Whether every thread has stopped, or is dead.
 fn all_stopped(pid: i32) -> bool {
-    threads(pid).into_iter().all(|tid| {
-        status_field(tid, "State").is_none_or(|state| state.starts_with(['T', 'Z', 'X']))
-    })
+    threads(pid)
+        .into_iter()
+        .all(|tid| status_field(tid, "State").is_none_or(|state| state.starts_with(['T', 'Z', 'X'])))
 }
 
 /// The threads of a process.

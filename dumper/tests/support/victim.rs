@@ -37,7 +37,10 @@ pub fn compile(name: &str, libc: Libc) -> PathBuf {
         Libc::StaticGlibc => ("cc", &["-static"], "gnustatic"),
     };
     let mut key = blake3::Hasher::new();
-    for file in [&source].into_iter().chain(&["victim.h", "tree.h", "smaps.h", "filter.h"].map(|name| sources.join(name))) {
+    for file in [&source]
+        .into_iter()
+        .chain(&["victim.h", "tree.h", "smaps.h", "filter.h"].map(|name| sources.join(name)))
+    {
         key.update(&std::fs::read(file).unwrap());
     }
     let key = key.finalize().to_hex();
