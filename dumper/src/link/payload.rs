@@ -13,7 +13,7 @@ use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
 use super::LinkOptions;
-use super::pack::Balance;
+use super::pack::{Balance, Progress};
 use crate::pool::Pool;
 
 /// Buffers for packed pages, 1 MiB each. Where all are under way, payloads are copied into memory of their own.
@@ -260,8 +260,8 @@ impl Payloads {
         packed
     }
 
-    /// Notes what was handed to the link, and how long that waited. `sent_bytes` says what the link has sent so far.
-    pub(super) fn note(&self, made: &Sent, waited: Duration, sent_bytes: impl FnOnce() -> u64) {
+    /// Notes what was handed to the link, and how long that waited. `progress` says what the link did so far.
+    pub(super) fn note(&self, made: &Sent, waited: Duration, progress: impl FnOnce() -> Progress) {
         let counter = match (made.kind, made.codec) {
             (Kind::Data, Codec::Raw) => 0,
             (Kind::Data, Codec::Lz4) => 1,
@@ -276,16 +276,16 @@ impl Payloads {
             let mut balance = lock(&self.balance);
             if balance.note(self.begun.elapsed(), pages, made.payload_len, waited) {
                 let now = self.begun.elapsed();
-                balance.turn(now, sent_bytes(), self.packing.waited_for_a_processor());
+                balance.turn(now, progress(), self.packing.waited_for_a_processor());
             }
         }
     }
 
     /// A round begins.
-    pub(super) fn rest(&self, sent_bytes: u64) {
+    pub(super) fn rest(&self, progress: Progress) {
         let now = self.begun.elapsed();
         self.packing.waited_for_a_processor();
-        lock(&self.balance).rest(now, sent_bytes);
+        lock(&self.balance).rest(now, progress);
     }
 
     /// What was handed over so far.
@@ -360,7 +360,7 @@ mod tests {
                 checksum: 0,
             };
             let header = header.with_payload(made.codec, &made.payload).unwrap();
-            payloads.note(&made.sent(), Duration::ZERO, || 0);
+            payloads.note(&made.sent(), Duration::ZERO, Progress::default);
             match (header.unpack(made.payload).unwrap(), content) {
                 (Payload::Data(bytes), Content::Data(text)) => assert_eq!(bytes, text),
                 (Payload::Zero, Content::Zero { .. }) => {}

@@ -18,6 +18,7 @@ use godwit_wire::session::{Reply, Request, SealRequest};
 
 use super::Link;
 use super::error::LinkError;
+use super::pack::Progress;
 use super::payload::{Payloads, Shares};
 
 /// What QUIC and TLS add to each packet, at the least: a short header, the tag, and the header of a stream frame.
@@ -146,19 +147,22 @@ impl RemoteSink {
         self.free_lane()
             .send(&header, made.payload)
             .map_err(|error| self.link.inner.lane_lost(header.round, error))?;
-        self.payloads.note(&sent, sending.elapsed(), || self.drained());
+        self.payloads.note(&sent, sending.elapsed(), || self.progress());
         self.frames.fetch_add(1, Ordering::AcqRel);
         Ok(())
     }
 
-    /// Bytes that left this machine so far, without what each packet needs for itself; over all connections.
-    fn drained(&self) -> u64 {
+    /// Of all connections: bytes that left this machine so far, without what each packet needs for itself, and the
+    /// longest time that packets stand in queues.
+    fn progress(&self) -> Progress {
         let all = std::iter::once(self.link.stats()).chain(self.further.iter().map(Connection::stats));
-        all.map(|stats| {
+        all.fold(Progress::default(), |sum, stats| {
             let overhead = stats.sent_bytes * PACKET_OVERHEAD / u64::from(stats.mtu_bytes).max(1200);
-            stats.sent_bytes.saturating_sub(overhead)
+            Progress {
+                sent_bytes: sum.sent_bytes + stats.sent_bytes.saturating_sub(overhead),
+                queueing: sum.queueing.max(stats.rtt.saturating_sub(stats.min_rtt)),
+            }
         })
-        .sum()
     }
 
     /// The first lane from a rotating start that nobody uses, else the one at the start.
@@ -197,7 +201,7 @@ impl Sink for RemoteSink {
                 let (number, epoch) = (accepted.round, accepted.epoch);
                 *lock(&self.round) = Round { number, epoch, wants: VecDeque::new() };
                 self.frames.store(0, Ordering::Release);
-                self.payloads.rest(self.drained());
+                self.payloads.rest(self.progress());
                 Ok(())
             }
             Reply::RoundFailed(failed) => Err(broken(inner.round_failed(&failed))),

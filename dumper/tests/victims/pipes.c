@@ -22,7 +22,7 @@ enum {
 
 #define FIRST_SEED 100
 #define IN_BYTES 3000
-#define MID_BYTES 4096
+#define MID_BYTES 4000
 #define OUT_BYTES 1111
 #define MORE_BYTES 20000
 #define LATE_BYTES 9000
@@ -118,7 +118,7 @@ static void close_all_but(const int *keep, int count)
 }
 #define KEEP(...) close_all_but((const int[]){ __VA_ARGS__ }, sizeof(int[]){ __VA_ARGS__ } / sizeof(int))
 
-/* Passes on what flows in, after the 3000 bytes that lie there; the next stage's pipe is full meanwhile. */
+/* Passes on what flows in, after the 3000 bytes that lie there; the next stage's pipe is nearly full meanwhile. */
 static int first(void *unused)
 {
 	(void)unused;

@@ -134,8 +134,9 @@ int main(int argc, char **argv)
 		close(job_pipes[i][0]);
 	close(answers[1]);
 	must(fcntl(answers[0], F_SETFL, O_NONBLOCK));
-	tree_ready(workers);
+	tree_all_set(workers);
 
+	bool ready = false;
 	struct answer answer;
 	int64_t until = now_ns(CLOCK_MONOTONIC) + LIFE_SECONDS * 1000000000ll;
 	while (!victim_asked() && now_ns(CLOCK_MONOTONIC) < until) {
@@ -149,6 +150,11 @@ int main(int argc, char **argv)
 		for (ssize_t n; (n = read(answers[0], &answer, sizeof answer)) > 0;) {
 			expect("size of an answer", sizeof answer, n);
 			take(&answer);
+		}
+		/* Not before the load is there. */
+		if (!ready && received >= 100) {
+			victim_ready();
+			ready = true;
 		}
 		nap_ms(1);
 	}
@@ -168,8 +174,6 @@ int main(int argc, char **argv)
 		jobs += scores[i].jobs;
 	}
 	expect("jobs on the score board", sent, jobs);
-	if (sent < 10)
-		fail("only %u jobs: there was no load", sent);
 	tree_expect_no_child();
 	victim_end();
 }

@@ -418,6 +418,7 @@ impl Connection {
             lost_packets: stats.path.lost_packets,
             mtu_bytes: stats.path.current_mtu,
             rtt: stats.path.rtt,
+            min_rtt: self.inner.min_rtt(),
         }
     }
 
@@ -462,6 +463,8 @@ pub struct Stats {
     pub mtu_bytes: u16,
     /// Smoothed round-trip time.
     pub rtt: Duration,
+    /// Shortest round-trip time that was seen.
+    pub min_rtt: Duration,
 }
 
 /// An endpoint and the thread that runs it.
