@@ -10,7 +10,7 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use prost::Message;
 
-use super::record::{Event, Facts, Record, Summary};
+use super::record::{Event, Facts, MEMBERS_PER_RECORD, Record, Summary};
 use super::{JournalError, Listed, path_of};
 
 /// First bytes of every journal.
@@ -92,13 +92,20 @@ impl Journal {
         }
     }
 
-    /// Writes a record under the token in force and returns when it is on disk.
+    /// Writes a record under the token in force and returns when it is on disk. Of more than [`MEMBERS_PER_RECORD`]
+    /// members the first go into notes before it: who finds the record finds the whole list.
     ///
     /// # Errors
     /// [`JournalError::Io`] if it could not be made durable: then it does not count, and the step that it
     /// announces must not be taken. [`JournalError::TooLarge`].
-    pub fn append(&mut self, event: Event, facts: Facts) -> Result<&Record, JournalError> {
+    pub fn append(&mut self, event: Event, mut facts: Facts) -> Result<&Record, JournalError> {
         let token = self.token();
+        let notes = facts.members.len().saturating_sub(1) / MEMBERS_PER_RECORD;
+        let last = facts.members.split_off(notes * MEMBERS_PER_RECORD);
+        for members in std::mem::replace(&mut facts.members, last).chunks(MEMBERS_PER_RECORD) {
+            let listed = Facts { members: members.to_vec(), ..Facts::default() };
+            self.append_under(token, Event::Note, listed)?;
+        }
         self.append_under(token, event, facts)
     }
 
@@ -374,6 +381,7 @@ fn io_error(op: &'static str, path: &Path) -> impl FnOnce(io::Error) -> JournalE
 
 #[cfg(test)]
 mod tests {
+    use super::super::Member;
     use super::*;
 
     fn facts(pid: i32) -> Facts {
@@ -469,6 +477,77 @@ mod tests {
                 Err(e) => panic!("byte {at}: {e}"),
             }
         }
+    }
+
+    fn members(pids: std::ops::Range<i32>) -> Vec<Member> {
+        pids.map(|pid| Member { pid, start_time: u64::MAX - pid as u64, was_stopped: pid % 3 == 0 }).collect()
+    }
+
+    #[test]
+    fn a_list_of_members_of_any_length_is_read_back_whole() {
+        let dir = tempfile::tempdir().unwrap();
+        let most = MEMBERS_PER_RECORD as i32;
+        for count in [0, 1, 3, most - 1, most, most + 1, 2 * most, 2 * most + 1, 9 * most] {
+            let id = count.to_string();
+            let mut journal = Journal::create(dir.path(), &id).unwrap();
+            journal.append(Event::Open, facts(7)).unwrap();
+            // The longest numbers there are, beside the longest text of a page server.
+            let all = members(i32::MAX - count..i32::MAX);
+            let text = Some("x".repeat(8 << 10));
+            let last = journal
+                .append(Event::Freezing, Facts { members: all.clone(), text, ..Facts::default() })
+                .unwrap();
+            assert!(last.kind() == Event::Freezing && last.encoded_len() <= RECORD_LEN_MAX);
+            let sum = Summary::of(&read(dir.path(), &id).unwrap());
+            assert!(sum.state == Some(Event::Freezing) && sum.facts.members == all, "{count}");
+            assert_eq!(sum.records, 2 + (count - 1).max(0) as u64 / MEMBERS_PER_RECORD as u64);
+        }
+    }
+
+    #[test]
+    fn a_list_that_was_cut_off_comes_without_the_record_that_it_is_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(dir.path(), "s1").unwrap();
+        journal.append(Event::Open, facts(7)).unwrap();
+        let all = members(1..2 * MEMBERS_PER_RECORD as i32);
+        journal.append(Event::Freezing, Facts { members: all, ..Facts::default() }).unwrap();
+        let path = journal.path().to_owned();
+        let whole = std::fs::read(&path).unwrap();
+        std::fs::write(&path, &whole[..whole.len() - 1]).unwrap();
+        assert_eq!(Summary::of(&read(dir.path(), "s1").unwrap()).state, Some(Event::Open));
+    }
+
+    /// Bytes as programs wrote them before there were members: `open` with the process, `freezing` with its hold.
+    #[test]
+    fn a_journal_without_members_is_read_and_written_as_ever() {
+        let hex = "47574a524e4c310a290000009bf008990801100a180120012a1f08e7241086a43c1a06612d626f6f74220173\
+         2a022f643a03683a315a022f6b13000000f52f3b6208021014180220012a09320773696773746f70";
+        let bytes: Vec<u8> =
+            (0..hex.len()).step_by(2).map(|at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap()).collect();
+        let (records, good_len) = decode(&bytes, Path::new("old")).unwrap();
+        assert_eq!((records.len(), good_len), (2, bytes.len() as u64));
+        let sum = Summary::of(&records);
+        assert_eq!((sum.state, sum.facts.pid, sum.facts.start_time), (Some(Event::Freezing), Some(4711), Some(987_654)));
+        assert_eq!((sum.facts.cgroup.as_deref(), sum.facts.members.len()), (Some("sigstop"), 0));
+        let mut again = MAGIC.to_vec();
+        for body in records.iter().map(Message::encode_to_vec) {
+            again.extend_from_slice(&(body.len() as u32).to_le_bytes());
+            again.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+            again.extend_from_slice(&body);
+        }
+        assert_eq!(again, bytes);
+    }
+
+    #[test]
+    fn members_of_an_earlier_restore_are_forgotten() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut journal = Journal::create(dir.path(), "s1").unwrap();
+        for pids in [1..4, 7..9] {
+            journal.append(Event::Restoring, Facts::default()).unwrap();
+            let held = Facts { members: members(pids), ..Facts::default() };
+            journal.append(Event::Restored, held).unwrap();
+        }
+        assert_eq!(journal.summary().facts.members, members(7..9));
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use file::{Journal, is_locked, list, read};
-pub use record::{Event, Facts, Record, Summary};
+pub use record::{Event, Facts, MEMBERS_PER_RECORD, Member, Record, Summary};
 
 /// Directory of the journals of a role (`source` or `destination`) unless `--state-dir` names another.
 pub fn default_dir(role: &str) -> PathBuf {

@@ -80,6 +80,24 @@ impl fmt::Display for Event {
     }
 }
 
+/// One process of a tree, so that it cannot be mistaken for a later one of the same pid.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, prost::Message)]
+pub struct Member {
+    /// Its pid, as the host of this journal sees it.
+    #[prost(int32, tag = "1")]
+    pub pid: i32,
+    /// Its start time, as [`Facts::start_time`].
+    #[prost(uint64, tag = "2")]
+    pub start_time: u64,
+    /// Source: a stop signal had stopped it before the dump, so that it is to stay stopped.
+    #[prost(bool, tag = "3")]
+    pub was_stopped: bool,
+}
+
+/// Members that one record lists at most, by [`Journal::append`](super::Journal::append); of more, the first ones are
+/// in notes before it. A member takes at most 21 bytes, so that a list leaves a third of the longest record free.
+pub const MEMBERS_PER_RECORD: usize = 2000;
+
 /// What a record knows. Every field is optional: a record gives what is new, [`Facts::merge`] adds it up.
 #[derive(Clone, PartialEq, Eq, Hash, prost::Message)]
 pub struct Facts {
@@ -122,10 +140,15 @@ pub struct Facts {
     /// Who the other side is: `Connection::peer_identity` of its certificate.
     #[prost(string, optional, tag = "13")]
     pub peer_identity: Option<String>,
+    /// Source: all processes of the tree, its root first. Destination: those of the held tree. A journal of before there
+    /// were trees has none: its tree is `pid` and `start_time` alone.
+    #[prost(message, repeated, tag = "14")]
+    pub members: Vec<Member>,
 }
 
 impl Facts {
-    /// Takes over every field that `newer` gives.
+    /// Takes over every field that `newer` gives; members are added to those that are known, since a long list stands in
+    /// several records.
     pub fn merge(&mut self, newer: &Facts) {
         fn take<T: Clone>(old: &mut Option<T>, new: &Option<T>) {
             if new.is_some() {
@@ -145,6 +168,7 @@ impl Facts {
         take(&mut self.work_dir, &newer.work_dir);
         take(&mut self.text, &newer.text);
         take(&mut self.peer_identity, &newer.peer_identity);
+        self.members.extend_from_slice(&newer.members);
     }
 }
 
@@ -194,7 +218,7 @@ pub struct Summary {
     pub state: Option<Event>,
     /// The token in force.
     pub token: u64,
-    /// All facts, the newest of each.
+    /// All facts, the newest of each, and all members since the last [`Event::Restoring`].
     pub facts: Facts,
     /// Number of records.
     pub records: u64,
@@ -213,6 +237,10 @@ impl Summary {
             sum.token = sum.token.max(record.token);
             sum.records += 1;
             sum.unix_us = record.unix_us;
+            // A restore that is begun anew makes a new tree; the processes of the one before are gone.
+            if record.kind() == Event::Restoring {
+                sum.facts.members.clear();
+            }
             if let Some(facts) = &record.facts {
                 sum.facts.merge(facts);
             }
