@@ -28,7 +28,7 @@ use crate::collect::{ids, namespaces, sharing};
 use crate::error::DumpError;
 use crate::finish::{self, clocks};
 use crate::freeze::seize::{self, Frozen};
-use crate::handover::{self, HandedOver};
+use crate::handover::{self, HandedOver, Member};
 use crate::interrupt;
 use crate::options::{CriuVersion, Options};
 use crate::pool::Pool;
@@ -537,8 +537,15 @@ fn hand_over(
     sealed: &SealedSet,
 ) -> Result<Ended, DumpError> {
     let Stopped { frozen, alarm, .. } = stopped;
+    let root = &host.root;
+    let pidfd = root
+        .pidfd
+        .try_clone()
+        .map_err(|source| DumpError::sys(format!("process {}", root.pid), "duplicating its descriptor", source))?;
+    let was_stopped = frozen.stopped_by().is_some();
+    let tree = vec![Member { pid: root.pid, start_time: root.start_time, pidfd, was_stopped }];
     let handed_over =
-        handover::end(options, &host.root, &host.target, frozen, &host.cgroup, sealed.has_locks)?;
+        handover::end(options, root, tree, &host.target, frozen, &host.cgroup, sealed.has_locks)?;
     let downtime = handed_over.running_at.map_or(alarm.elapsed(), |at| at.duration_since(alarm.begun()));
     Ok(Ended { handed_over, downtime })
 }

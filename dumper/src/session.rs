@@ -1,6 +1,6 @@
 //! `godwit session list|show|resolve`: hand-overs that were cut off, seen from the source.
 //!
-//! A journal that ends before `restore-sent` needs no decision: the process is thawed. From `restore-sent` on both
+//! A journal that ends before `restore-sent` needs no decision: the tree is thawed. From `restore-sent` on both
 //! journals are brought together: the destination gives its copy up and the source runs on, or, once the source is
 //! dead or about to be, the destination's copy runs. The token is raised before the destination decides, so that a
 //! program that was only slow can no longer decide. Each command can be given again, after any crash and as often
@@ -52,6 +52,7 @@ fn list(state_dir: &Path, as_json: bool) -> Result<u8, DumpError> {
                 "needs_decision": needs_decision(summary) && !listed.locked,
                 "alive": listed.locked,
                 "pid": summary.facts.pid,
+                "processes": processes(&summary.facts),
                 "session": summary.facts.session,
                 "peer": summary.facts.peer,
             }),
@@ -74,16 +75,24 @@ fn list(state_dir: &Path, as_json: bool) -> Result<u8, DumpError> {
             (_, Value::Bool(true)) => "  (run `godwit session resolve`)",
             _ => "",
         };
+        let tree = match row["processes"].as_u64() {
+            Some(more @ 2..) => format!("{}+{}", word("pid"), more - 1),
+            _ => word("pid"),
+        };
         tell(format_args!(
-            "{}  {:<12} pid {:<8} session {} at {}{note}",
+            "{}  {:<12} pid {tree:<8} session {} at {}{note}",
             word("id"),
             word("state"),
-            word("pid"),
             word("session"),
             word("peer")
         ));
     }
     Ok(0)
+}
+
+/// How many processes the tree has; a journal without a list is of one.
+fn processes(facts: &Facts) -> Option<usize> {
+    facts.pid.map(|_| facts.members.len().max(1))
 }
 
 /// Whether the hand-over was cut off where somebody has to end it.
@@ -402,7 +411,8 @@ fn release(of: &SessionOf, journal: &mut Journal, forced: bool) -> Result<u8, Du
     }
 }
 
-/// Whether the source of this journal is still there: the same process, of the same boot.
+/// Whether anything of the source of this journal is still there: the same processes, of the same boot. A tree counts
+/// as killed only when all of it is gone.
 fn is_source_alive(journal: &Journal) -> Result<bool, DumpError> {
     match Freezer::of_journal(&journal.summary().facts)? {
         Some(freezer) => Ok(freezer.is_alive()?),
@@ -427,7 +437,7 @@ fn thaw(journal: &mut Journal, why: &str) -> Result<(), DumpError> {
 }
 
 fn kill_source(of: &SessionOf, journal: &mut Journal) -> Result<(), DumpError> {
-    if let Some(freezer) = Freezer::of_journal(&journal.summary().facts)? {
+    if let Some(mut freezer) = Freezer::of_journal(&journal.summary().facts)? {
         freezer.kill().map_err(|error| {
             undecided(
                 of,

@@ -71,7 +71,7 @@ pub fn to_json(pid: Pid, findings: &Findings) -> String {
 /// Thaws what a killed dumper left frozen, where no hand-over holds it, takes away what it left in processes, and says
 /// what was done and what is left to decide.
 ///
-/// A freeze is undone only if no journal holds `restore-sent` or later for that process and no living dumper
+/// A freeze is undone only if no journal holds `restore-sent` or later for that tree and no living dumper
 /// holds the journal's lock.
 ///
 /// # Errors
@@ -113,9 +113,8 @@ pub fn sweep_one(state_dir: &Path, id: &str) -> Result<Option<String>, String> {
             let mut line = None;
             if let Some(freezer) = freezer {
                 freezer.thaw().map_err(|error| chain(&error))?;
-                if freezer.is_alive().map_err(|error| chain(&error))? {
-                    line = Some(format!("process {pid} runs again"));
-                }
+                let alive = freezer.alive().map_err(|error| chain(&error))?;
+                line = told_of(pid, &alive).map(|told| format!("{told} again"));
             }
             let text = Some("doctor --sweep".to_owned());
             journal
@@ -131,5 +130,32 @@ pub fn sweep_one(state_dir: &Path, id: &str) -> Result<Option<String>, String> {
             Ok(removed.then(|| format!("the empty cgroup of process {pid} is removed")))
         }
         _ => Ok(None),
+    }
+}
+
+/// Who of a tree runs, beginning with its root if that is among them.
+fn told_of(root: i32, alive: &[Pid]) -> Option<String> {
+    let (first, others) = alive.split_first()?;
+    let tree = if first.as_raw() == root { String::new() } else { format!(" of the tree of process {root}") };
+    Some(match others.len() {
+        0 => format!("process {first}{tree} runs"),
+        1 => format!("process {first} and 1 other{tree} run"),
+        more => format!("process {first} and {more} others{tree} run"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_is_told_who_runs() {
+        let told = |alive: &[i32]| told_of(7, &alive.iter().map(|pid| Pid::from_raw(*pid)).collect::<Vec<_>>());
+        assert_eq!(told(&[]), None);
+        assert_eq!(told(&[7]).unwrap(), "process 7 runs");
+        assert_eq!(told(&[7, 8]).unwrap(), "process 7 and 1 other run");
+        assert_eq!(told(&[7, 8, 9]).unwrap(), "process 7 and 2 others run");
+        assert_eq!(told(&[8]).unwrap(), "process 8 of the tree of process 7 runs");
+        assert_eq!(told(&[8, 9]).unwrap(), "process 8 and 1 other of the tree of process 7 run");
     }
 }

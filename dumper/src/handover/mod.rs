@@ -8,19 +8,22 @@
 //! journal restore-sent              ── Restore ──►      criu restore, held
 //!                                   ◄─ Restored ─       journal restored
 //! journal committing                (from here only forward)
-//! kill the frozen process; journal killed
+//! kill the frozen tree whole; journal killed
 //!                                   ── Commit ──►       journal running, then release
 //!                                   ◄─ Done ─
 //! ```
 //! Whatever fails before `committing` ends with the source running again, but only after the destination said
 //! that nothing of its copy is left. Where it cannot be asked, the source lies still, and the error names the
-//! command that decides. A process that holds file locks which the destination's kernel would see as held by the
+//! command that decides. A tree that holds file locks which the destination's kernel would see as held by the
 //! source is killed first: its copy meanwhile are the sealed, durable images.
+//!
+//! It is always the whole tree that is frozen, killed or let run: `member` is one process of it, `freezer` the freeze
+//! of all.
 
 pub mod freezer;
+pub mod member;
 
 use std::io;
-use std::os::fd::AsFd;
 use std::panic::{self, AssertUnwindSafe};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -39,8 +42,8 @@ use crate::options::{Afterwards, Destination, Options};
 use crate::prepare::link::Target;
 use crate::prepare::root::Root;
 use crate::refusal::{Findings, Subject};
-use crate::sys;
 use freezer::Freezer;
+pub use member::Member;
 
 /// How often a lost answer to `Commit` is asked for again, and how long in between.
 const COMMIT_TRIES: u32 = 5;
@@ -58,24 +61,26 @@ pub struct HandedOver {
 
 /// Ends a dump whose images are whole: hands over, kills, stops or lets run on, as asked for.
 ///
-/// `cgroup` is the process's cgroup v2 path, `has_locks` whether it holds file locks.
+/// `tree` is what `frozen` holds: the root first, parents before children, living processes only, since a zombie goes
+/// with its parent. `cgroup` is the cgroup v2 path of all of them, `has_locks` whether one of them holds file locks.
 ///
 /// # Errors
 /// See [`HandOver::restore`].
 pub fn end(
     options: &Options,
     root: &Root,
+    tree: Vec<Member>,
     target: &Target,
     frozen: Frozen,
     cgroup: &str,
     has_locks: bool,
 ) -> Result<HandedOver, DumpError> {
+    if tree.first().is_none_or(|first| first.pid != root.pid) {
+        return Err(DumpError::Died { pid: root.pid });
+    }
     // Behind the last safe point of the dump: from here on what was asked for is done.
     let hold = |what: &str| {
-        interrupt::hold(format!(
-            "the images are whole, and process {} is being {what}, as asked for",
-            root.pid
-        ))
+        interrupt::hold(format!("the images are whole, and {} is being {what}, as asked for", named(&tree)))
     };
     let run_on = |frozen: Frozen| -> Result<HandedOver, DumpError> {
         frozen.thaw()?;
@@ -86,13 +91,13 @@ pub fn end(
             Afterwards::Run => run_on(frozen),
             Afterwards::Stop => {
                 let _held = hold("stopped")?;
-                signal(root, libc::SIGSTOP)?;
+                member::stop_each(&tree)?;
                 interrupt::settle();
                 run_on(frozen)
             }
             Afterwards::Kill => {
                 let _held = hold("killed")?;
-                signal(root, libc::SIGKILL)?;
+                member::kill_each(&tree)?;
                 interrupt::settle();
                 drop(frozen);
                 Ok(HandedOver::default())
@@ -107,7 +112,7 @@ pub fn end(
         Afterwards::Stop => {
             let _held = hold("stopped")?;
             target.close()?;
-            signal(root, libc::SIGSTOP)?;
+            member::stop_each(&tree)?;
             interrupt::settle();
             return run_on(frozen);
         }
@@ -122,18 +127,17 @@ pub fn end(
         keys: keys.clone(),
         address: address.clone(),
         kill_first: has_locks && target.is_same_machine(),
-        was_stopped: frozen.stopped_by().is_some(),
     };
     if options.restore && options.no_kill_first && hand_over.kill_first {
         return Err(refuse_kill_first(root.pid));
     }
-    let work = || if options.restore { hand_over.restore() } else { hand_over.kill() };
+    let work = || if options.restore { hand_over.restore(tree) } else { hand_over.kill(tree) };
     let outcome = panic::catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| hand_over.after_fault());
     if !options.restore
         && outcome.is_ok()
         && let Err(error) = target.close()
     {
-        // The images were acknowledged as durable and the process is dead: the dump is done.
+        // The images were acknowledged as durable and the tree is dead: the dump is done.
         tracing::warn!(%error, "the page server did not confirm the end of the session");
     }
     // Lifts our own stop: a source that was not killed runs on, or lies in the lasting freeze.
@@ -152,16 +156,20 @@ pub fn refuse_kill_first(pid: Pid) -> DumpError {
     DumpError::from_findings(findings)
 }
 
-fn signal(root: &Root, signal: i32) -> Result<(), DumpError> {
-    sys::pidfd::send_signal(root.pidfd.as_fd(), signal)
-        .map_err(|errno| DumpError::sys(format!("process {}", root.pid), "sending it a signal", errno))
+/// The tree, for a sentence.
+fn named(tree: &[Member]) -> String {
+    match tree {
+        [] => "no process".to_owned(),
+        [root] => format!("process {}", root.pid),
+        [root, others @ ..] => format!("the tree of process {} ({} processes)", root.pid, 1 + others.len()),
+    }
 }
 
 /// What the hand-over needs to know.
 pub struct HandOver<'a> {
-    /// Cgroup v2 path that it goes back to on undo.
+    /// Cgroup v2 path that all of it goes back to on undo.
     pub cgroup: String,
-    /// The process.
+    /// The root of the tree.
     pub root: &'a Root,
     /// The session; its final set is prepared.
     pub sink: &'a RemoteSink,
@@ -173,14 +181,12 @@ pub struct HandOver<'a> {
     pub address: String,
     /// Kill the source before the restore, for the sake of its file locks.
     pub kill_first: bool,
-    /// A stop signal had stopped the process before we came.
-    pub was_stopped: bool,
 }
 
 /// Text of a first record: the images are kept, and nothing was or will be asked to restore them.
 const KEPT: &str = "the images are to be kept, not restored";
 
-/// Whether the journal is that of a dump which only kills the process once its images are whole.
+/// Whether the journal is that of a dump which only kills the tree once its images are whole.
 pub fn is_kept(journal: &Journal) -> bool {
     let first = journal.records().first().and_then(|record| record.facts.as_ref()?.text.as_deref());
     first == Some(KEPT)
@@ -197,14 +203,14 @@ enum Answer {
 }
 
 impl HandOver<'_> {
-    /// Hands the process over to the page server, which restores it. The process must be stopped by us, and stay
-    /// so until this returns.
+    /// Hands the tree over to the page server, which restores it. Its processes (the root first, parents before
+    /// children) must be stopped by us, and stay so until this returns.
     ///
     /// # Errors
-    /// [`DumpError::NotRestored`] and all others: the process runs on once our stop is lifted;
+    /// [`DumpError::NotRestored`] and all others: the tree runs on once our stop is lifted;
     /// [`DumpError::Undecided`] and [`DumpError::LostAfterCommit`] as they say.
-    pub fn restore(&self) -> Result<HandedOver, DumpError> {
-        let mut held = self.freeze(None)?;
+    pub fn restore(&self, tree: Vec<Member>) -> Result<HandedOver, DumpError> {
+        let mut held = self.freeze(tree, None)?;
         if self.kill_first {
             return self.kill_then_restore(&mut held);
         }
@@ -220,12 +226,12 @@ impl HandOver<'_> {
         released
     }
 
-    /// Kills the process once its sealed images are the copy: a dump that is not to be restored.
+    /// Kills the tree once its sealed images are the copy: a dump that is not to be restored.
     ///
     /// # Errors
     /// As [`HandOver::restore`].
-    pub fn kill(&self) -> Result<HandedOver, DumpError> {
-        let mut held = self.freeze(Some(KEPT))?;
+    pub fn kill(&self, tree: Vec<Member>) -> Result<HandedOver, DumpError> {
+        let mut held = self.freeze(tree, Some(KEPT))?;
         held.commit_to_forward(self, false)?;
         held.kill(self, Death::Over)?;
         held.note_end();
@@ -233,7 +239,7 @@ impl HandOver<'_> {
     }
 
     /// A fault of our own. Before the destination was asked it was undone where it was passed; later the journals
-    /// decide. Only a journal that says that nothing holds the process lets it be said to run.
+    /// decide. Only a journal that says that nothing holds the tree lets it be said to run.
     fn after_fault(&self) -> Result<HandedOver, DumpError> {
         let own = "godwit itself is at fault (its words stand above)";
         Err(match journal::read(&self.state_dir, &self.session_id()) {
@@ -248,25 +254,20 @@ impl HandOver<'_> {
     }
 
     /// Journal first, then the freeze that outlives us.
-    fn freeze(&self, text: Option<&str>) -> Result<Held, DumpError> {
+    fn freeze(&self, tree: Vec<Member>, text: Option<&str>) -> Result<Held, DumpError> {
         let id = self.session_id();
-        let root = self.root;
-        let pidfd = root.pidfd.try_clone().map_err(|source| {
-            DumpError::sys(format!("process {}", root.pid), "duplicating its descriptor", source)
-        })?;
-        let freezer = Freezer::plan(root.pid, root.start_time, pidfd, &id, &self.cgroup, self.was_stopped);
+        let freezer = Freezer::plan(self.root.pid, tree, &id, &self.cgroup);
         let mut journal = Journal::create(&self.state_dir, &id)?;
         let text = text.map(str::to_owned);
         journal.append(Event::Open, Facts { text, ..self.facts() })?;
         let token = journal.current_token()?;
         point("source.before.freezing", &id)?;
-        // Whoever ends us from here on leaves a process that lies still.
+        // Whoever ends us from here on leaves a tree that lies still.
         let signals = interrupt::hold(format!(
             "the hand-over of session {id} has begun; it is given up if that is still possible, and brought to its \
              end otherwise; if this godwit is killed, `godwit session resolve {id}` (with the same --state-dir) decides"
         ))?;
-        let hold = Facts { cgroup: Some(freezer.hold().to_record()), ..Facts::default() };
-        journal.append(Event::Freezing, hold)?;
+        journal.append(Event::Freezing, freezer.facts())?;
         let mut held = Held { journal, freezer, token, id, _signals: signals };
         let frozen = point("source.after.freezing", &held.id).and_then(|()| Ok(held.freezer.freeze()?));
         match frozen {

@@ -1,4 +1,4 @@
-//! What a dumper that was killed may have left, and that nobody else dumps the process meanwhile.
+//! What a dumper that was killed may have left, and that nobody else dumps the processes meanwhile.
 //!
 //! A freeze that outlives the dumper is told by its journal, and undone where the hand-over had not begun. Scratch memory
 //! of remote calls is known by its place and mark. A userfaultfd is made by the process and initialised only once the
@@ -10,7 +10,7 @@ use std::fs::{self, File};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use godwit_wire::journal::{self, Event};
+use godwit_wire::journal::{self, Event, Facts};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::Pid;
@@ -39,18 +39,52 @@ const CLAIM_LIMIT: Duration = Duration::from_millis(500);
 /// # Errors
 /// When another godwit dumps it.
 pub fn claim(pid: Pid) -> Result<Flock<File>, DumpError> {
-    let mut dir = File::open(format!("/proc/{pid}"))
+    let dir = claimable(pid)
         .map_err(|source| DumpError::sys(format!("process {pid}"), "opening its /proc directory", source))?;
+    lock(pid, dir, || format!("another godwit is dumping process {pid}: wait for it, or end it"))
+}
+
+/// The same for a further process of a tree whose root was claimed. So a tree is refused that overlaps with one which is
+/// being dumped: a subtree of it, or a tree that it is a part of. `None` if the process is gone.
+///
+/// The claim is the process's: to be kept while that is in the tree, and not to be made twice. What claims come to:
+/// one descriptor and two system calls each.
+///
+/// # Errors
+/// When another godwit dumps it.
+pub fn claim_more(pid: Pid) -> Result<Option<Flock<File>>, DumpError> {
+    let dir = match claimable(pid) {
+        Ok(dir) => dir,
+        Err(error) if is_gone(&error) => return Ok(None),
+        Err(source) => {
+            return Err(DumpError::sys(format!("process {pid}"), "opening its /proc directory", source));
+        }
+    };
+    let claimed = lock(pid, dir, || {
+        format!(
+            "another godwit is dumping process {pid}, which is a part of this tree: wait for it, or end it; one \
+             process cannot be dumped twice at a time"
+        )
+    });
+    claimed.map(Some)
+}
+
+fn claimable(pid: Pid) -> std::io::Result<File> {
+    File::open(format!("/proc/{pid}"))
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH))
+}
+
+fn lock(pid: Pid, mut dir: File, taken: impl Fn() -> String) -> Result<Flock<File>, DumpError> {
     let begun = Instant::now();
     loop {
         match Flock::lock(dir, FlockArg::LockExclusiveNonblock) {
             Ok(claim) => return Ok(claim),
             // A sweep has it for a moment only.
             Err((again, Errno::EWOULDBLOCK)) if begun.elapsed() < CLAIM_LIMIT => dir = again,
-            Err((_, Errno::EWOULDBLOCK)) => {
-                let why = format!("another godwit is dumping process {pid}: wait for it, or end it");
-                return Err(DumpError::Usage(why));
-            }
+            Err((_, Errno::EWOULDBLOCK)) => return Err(DumpError::Usage(taken())),
             Err((_, errno)) => {
                 return Err(DumpError::sys(format!("process {pid}"), "locking its /proc directory", errno));
             }
@@ -59,37 +93,54 @@ pub fn claim(pid: Pid) -> Result<Flock<File>, DumpError> {
     }
 }
 
-/// Lets a process run again that a killed dumper left frozen before the destination was asked to restore it. The state
-/// directory must be the one of that dump.
+/// Lets a tree run again that a killed dumper left frozen before the destination was asked to restore it, if this process
+/// is in it: as its root, or further below where it was a part of a larger one. The state directory must be the one of
+/// that dump.
 ///
 /// # Errors
 /// When its hand-over was cut off later than that, so that somebody has to decide; or when it cannot be thawed.
 pub fn thaw(root: &Root, state_dir: &Path) -> Result<(), DumpError> {
+    thaw_tree(&root.boot_id, &[(root.pid, root.start_time)], state_dir)
+}
+
+/// The same for every process of a tree, each with its start time (clock ticks after boot): a tree that was left frozen
+/// may have been a part of this one. `boot_id` is this boot's.
+///
+/// # Errors
+/// As [`thaw`].
+pub fn thaw_tree(boot_id: &str, tree: &[(Pid, u64)], state_dir: &Path) -> Result<(), DumpError> {
     for listed in journal::list(state_dir)? {
         let Ok(summary) = &listed.summary else { continue };
         let facts = &summary.facts;
-        let is_its = facts.pid == Some(root.pid.as_raw())
-            && facts.start_time == Some(root.start_time)
-            && facts.boot_id.as_deref() == Some(root.boot_id.as_str());
-        if !is_its || listed.locked {
+        if listed.locked || facts.boot_id.as_deref() != Some(boot_id) {
             continue;
         }
+        let Some(pid) = tree.iter().find_map(|(pid, start)| holds(facts, *pid, *start).then_some(*pid)) else {
+            continue;
+        };
         match summary.state {
             Some(Event::Freezing) => {
-                tracing::warn!(pid = %root.pid, session = listed.id, "it was left frozen by a killed godwit");
+                tracing::warn!(%pid, session = listed.id, "it was left frozen by a killed godwit");
                 doctor::sweep_one(state_dir, &listed.id).map_err(|why| {
                     let source = std::io::Error::other(why);
                     DumpError::sys(format!("session {}", listed.id), "thawing what it left frozen", source)
                 })?;
             }
             Some(Event::RestoreSent | Event::Committing | Event::Resolved) => {
-                let why = "an earlier hand-over of this process was cut off".to_owned();
+                let why = format!("an earlier hand-over of process {pid} was cut off");
                 return Err(DumpError::Undecided { session: listed.id, why });
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Whether a journal is about a tree that this process is in.
+fn holds(facts: &Facts, pid: Pid, start_time: u64) -> bool {
+    let pid = pid.as_raw();
+    (facts.pid == Some(pid) && facts.start_time == Some(start_time))
+        || facts.members.iter().any(|member| (member.pid, member.start_time) == (pid, start_time))
 }
 
 /// Closes descriptors and unmaps memory that a killed dumper left in the process; says what there was, if anything.
