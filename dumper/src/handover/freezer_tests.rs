@@ -3,7 +3,7 @@
 use std::process::{Child, Command, Stdio};
 
 use super::*;
-use crate::freeze::seize;
+use crate::procfs::stat;
 
 struct Victim(Child);
 
@@ -39,22 +39,33 @@ impl Victim {
     }
 
     fn freezer(&self, name: &str) -> Freezer {
-        let start_time = stat::read(self.pid()).unwrap().start_time;
-        let pidfd = sys::pidfd::open(self.pid()).unwrap();
-        Freezer::plan(self.pid(), start_time, pidfd, name, &self.cgroup(), false)
+        Freezer::plan(self.pid(), vec![self.member(false)], name, &self.cgroup())
     }
 
-    /// As a later program finds it in the journal.
-    fn found(&self, freezer: &Freezer) -> Freezer {
-        let facts = Facts {
-            pid: Some(freezer.pid.as_raw()),
-            start_time: Some(freezer.start_time),
-            boot_id: Some(host::boot_id().unwrap()),
-            cgroup: Some(freezer.hold().to_record()),
-            ..Facts::default()
-        };
-        Freezer::of_journal(&facts).unwrap().unwrap()
+    fn member(&self, was_stopped: bool) -> Member {
+        Member::pin(self.pid(), was_stopped).unwrap().unwrap()
     }
+
+    fn wait_for(&self, state: char) {
+        let begun = Instant::now();
+        while self.state() != state {
+            assert!(begun.elapsed() < Duration::from_secs(5), "it is {}, not {state}", self.state());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// What a journal says of a held process, `later` clock ticks off.
+fn facts(freezer: &Freezer, later: u64) -> Facts {
+    let mut facts = Facts { boot_id: Some(host::boot_id().unwrap()), ..freezer.facts() };
+    facts.members.iter_mut().for_each(|member| member.start_time += later);
+    let root = facts.members[0];
+    Facts { pid: Some(root.pid), start_time: Some(root.start_time), ..facts }
+}
+
+/// As a later program finds it in the journal.
+fn found(freezer: &Freezer) -> Freezer {
+    Freezer::of_journal(&facts(freezer, 0)).unwrap().unwrap()
 }
 
 impl Drop for Victim {
@@ -112,7 +123,7 @@ fn a_frozen_process_goes_back_to_where_it_was() {
     assert!(matches!(freezer.hold(), Hold::Cgroup { nested: true, .. }), "{:?}", freezer.hold());
     freezer.freeze().unwrap();
     assert_eq!(victim.cgroup(), format!("/{}/godwit-back", home.name));
-    let later = victim.found(&freezer);
+    let later = found(&freezer);
     assert!(later.is_alive().unwrap());
     later.thaw().unwrap();
     assert_eq!(victim.cgroup(), format!("/{}", home.name));
@@ -129,7 +140,7 @@ fn a_process_dies_though_its_hold_is_gone() {
     let freezer = victim.freezer("gone");
     freezer.freeze().unwrap();
     freezer.thaw().unwrap();
-    let later = victim.found(&freezer);
+    let mut later = found(&freezer);
     assert!(later.is_alive().unwrap());
     later.kill().unwrap();
     assert_eq!(victim.state(), 'Z');
@@ -143,7 +154,7 @@ fn a_traced_process_is_killed_whole_while_its_tracer_lives() {
     }
     let victim = Victim::start();
     let frozen = seize::seize(victim.pid()).unwrap();
-    let freezer = victim.freezer("traced");
+    let mut freezer = victim.freezer("traced");
     freezer.freeze().unwrap();
     freezer.kill().unwrap();
     assert!(!freezer.is_alive().unwrap());
@@ -157,48 +168,75 @@ fn a_later_process_of_the_same_number_is_left_alone() {
         return;
     }
     let victim = Victim::start();
-    let mut freezer = victim.freezer("later");
-    freezer.start_time -= 1;
-    let later = victim.found(&freezer);
-    assert!(!later.is_alive().unwrap());
-    later.kill().unwrap();
-    let stopped = Freezer { hold: Hold::Stopped, ..victim.found(&freezer) };
+    let told = facts(&victim.freezer("later"), 1);
+    let later = |facts: &Facts| Freezer::of_journal(facts).unwrap().unwrap();
+    assert!(!later(&told).is_alive().unwrap());
+    later(&told).kill().unwrap();
+    let mut stopped = later(&Facts { cgroup: Some(Hold::Stopped.to_record()), ..told });
     stopped.freeze().unwrap();
+    stopped.thaw().unwrap();
     stopped.kill().unwrap();
     assert_eq!(victim.state(), 'S');
+}
+
+/// A hold by SIGSTOP alone, as where there is no cgroup v2.
+fn by_signal(members: Vec<Member>) -> Freezer {
+    Freezer { root: members[0].pid, members, hold: Hold::Stopped, hierarchy: None, is_found: false }
 }
 
 #[test]
 fn a_stop_of_ours_is_undone_and_one_of_the_users_is_not() {
     let victim = Victim::start();
-    let start_time = stat::read(victim.pid()).unwrap().start_time;
-    let hold = |hold| Freezer {
-        pid: victim.pid(),
-        start_time,
-        pidfd: Some(sys::pidfd::open(victim.pid()).unwrap()),
-        hold,
-        root: None,
-    };
-    let wait_for = |state| {
-        let begun = Instant::now();
-        while victim.state() != state {
-            assert!(begun.elapsed() < Duration::from_secs(5), "it is {}, not {state}", victim.state());
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    };
-    let ours = hold(Hold::Stopped);
     let frozen = seize::seize(victim.pid()).unwrap();
+    let ours = by_signal(vec![victim.member(false)]);
     ours.freeze().unwrap();
     drop(frozen);
-    wait_for('T');
-    let users = hold(Hold::AlreadyStopped);
+    victim.wait_for('T');
+    let users = by_signal(vec![victim.member(true)]);
     users.freeze().unwrap();
     users.thaw().unwrap();
+    found(&users).thaw().unwrap();
     assert_eq!(victim.state(), 'T');
-    ours.thaw().unwrap();
-    wait_for('S');
-    ours.kill().unwrap();
-    wait_for('Z');
+    found(&ours).thaw().unwrap();
+    victim.wait_for('S');
+    found(&ours).kill().unwrap();
+    victim.wait_for('Z');
+}
+
+/// Journals of before there were trees: no members, and how the one process was held.
+#[test]
+fn a_journal_of_one_process_is_still_resolved() {
+    let victim = Victim::start();
+    let member = victim.member(false).to_record();
+    let old = |hold: &str| {
+        let facts = Facts {
+            pid: Some(member.pid),
+            start_time: Some(member.start_time),
+            boot_id: Some(host::boot_id().unwrap()),
+            cgroup: Some(hold.to_owned()),
+            ..Facts::default()
+        };
+        Freezer::of_journal(&facts).unwrap().unwrap()
+    };
+    kill(victim.pid(), Signal::SIGSTOP).unwrap();
+    victim.wait_for('T');
+    old("stopped").thaw().unwrap();
+    assert!(old("stopped").is_alive().unwrap());
+    assert_eq!(victim.state(), 'T');
+    old("sigstop").thaw().unwrap();
+    victim.wait_for('S');
+    if can_run() {
+        let freezer = victim.freezer("old");
+        freezer.freeze().unwrap();
+        let held = old(&freezer.hold().to_record());
+        assert!(held.is_alive().unwrap());
+        held.thaw().unwrap();
+        assert!(!freezer.exists(&freezer.hold.path().unwrap()).unwrap());
+        freezer.freeze().unwrap();
+        old(&freezer.hold().to_record()).kill().unwrap();
+        victim.wait_for('Z');
+        assert!(!held.is_alive().unwrap());
+    }
 }
 
 #[test]
@@ -208,9 +246,7 @@ fn a_record_reads_back_and_foreign_text_does_not() {
         let hold = Hold::Cgroup { name, origin, nested };
         assert_eq!(Hold::from_record(&hold.to_record()), Some(hold));
     }
-    for hold in [Hold::Stopped, Hold::AlreadyStopped] {
-        assert_eq!(Hold::from_record(&hold.to_record()), Some(hold));
-    }
+    assert_eq!(Hold::from_record(&Hold::Stopped.to_record()), Some(Hold::Stopped));
     for bad in [
         "",
         "cgroup:",
@@ -218,6 +254,7 @@ fn a_record_reads_back_and_foreign_text_does_not() {
         "cgroup:godwit-1/../x:y",
         "cgroup:other:y",
         "sigstop:x",
+        "sigstop-each:x",
         "cgroup-in:godwit-1:../y",
     ] {
         assert_eq!(Hold::from_record(bad), None, "{bad}");

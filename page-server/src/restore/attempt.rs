@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::LAUNCH_WORD;
 use super::init::ANNOUNCE_LIMIT;
-use super::process::{Identity, descendants, innermost_pid};
+use super::process::{Identity, descendants, innermost_pid, kill_all};
 use super::work::{Decision, Plan, WorkDir};
 
 /// How often files of the work directory are looked at: a bound on what waiting adds to the downtime.
@@ -27,10 +27,13 @@ pub(super) struct Attempt {
 }
 
 /// A tree that criu holds.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) root: Identity,
     pub(super) init: Identity,
+    /// All processes of the tree, its root first, parents before children. Those that were dead when they were dumped are
+    /// not among them.
+    pub(super) tree: Vec<Identity>,
 }
 
 impl Attempt {
@@ -105,14 +108,17 @@ impl Attempt {
                     .ok_or_else(|| io::Error::other(format!("pid {root} is not below the restore's init")))?
             }
         };
-        Ok(Held { root: Identity::of(pid)?, init })
+        let root = Identity::of(pid)?;
+        let below = descendants(pid).into_iter().filter_map(|pid| Identity::of(pid).ok());
+        let tree = std::iter::once(root).chain(below.filter(Identity::is_alive)).collect();
+        Ok(Held { root, init, tree })
     }
 
     fn init(&self) -> io::Result<Identity> {
         self.work.init()?.ok_or_else(|| io::Error::other("the restore's init was not announced"))
     }
 
-    /// Whether the tree is still held, ready to be released.
+    /// Whether somebody still holds the tree, ready to let it go.
     pub(super) fn is_held(&self) -> bool {
         self.work.is_listening() && self.init().is_ok_and(|init| init.is_alive())
     }
@@ -146,11 +152,12 @@ impl Attempt {
         }
     }
 
-    /// Kills all that the attempt made, and waits until it is gone. What never began is kept from beginning.
+    /// Kills all that the attempt made, and waits until it is gone. What never began is kept from beginning. `tree` is
+    /// what is known of the processes that it held: in the host's pid namespace they outlive an init that was killed.
     ///
     /// # Errors
     /// When something may be left: the attempt must not be called aborted.
-    pub(super) fn kill(&self) -> io::Result<()> {
+    pub(super) fn kill(&self, tree: &[Identity]) -> io::Result<()> {
         // The mark keeps an init that is not announced yet from beginning; one that is announced is killed all the same
         // when a full disk takes no mark.
         let marked = self.work.put_abort();
@@ -165,6 +172,7 @@ impl Attempt {
         };
         if !self.plan.own_pidns {
             self.kill_in_host(init)?;
+            kill_all(tree, KILL_LIMIT)?;
         }
         init.kill(KILL_LIMIT)
     }
@@ -194,18 +202,23 @@ pub(super) fn kill_below(init: Identity) -> io::Result<()> {
     init.kill(KILL_LIMIT)
 }
 
+/// Kills a held tree that outlived its init.
+///
+/// # Errors
+/// When something may be left.
+pub(super) fn kill_tree(tree: &[Identity]) -> io::Result<()> {
+    kill_all(tree, KILL_LIMIT)
+}
+
 fn kill_descendants(init: Identity) -> io::Result<()> {
     let deadline = Instant::now() + KILL_LIMIT;
     while init.is_alive() {
-        let left: Vec<_> =
-            descendants(init.pid).into_iter().filter_map(|pid| Identity::of(pid).ok()).collect();
-        let left: Vec<_> = left.into_iter().filter(Identity::is_alive).collect();
+        let left = descendants(init.pid).into_iter().filter_map(|pid| Identity::of(pid).ok());
+        let left: Vec<_> = left.filter(Identity::is_alive).collect();
         if left.is_empty() {
             return Ok(());
         }
-        for process in left {
-            process.kill(KILL_LIMIT)?;
-        }
+        kill_all(&left, KILL_LIMIT)?;
         if Instant::now() > deadline {
             return Err(io::ErrorKind::TimedOut.into());
         }

@@ -210,7 +210,8 @@ fn kill_all() {
         if left.is_empty() {
             return;
         }
-        for pid in left {
+        // The deepest first: no parent acts on the end of a child.
+        for pid in left.into_iter().rev() {
             let _ = nix::sys::signal::kill(Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
         }
         while matches!(waitpid(None, Some(nix::sys::wait::WaitPidFlag::WNOHANG)), Ok(status) if status.pid().is_some())

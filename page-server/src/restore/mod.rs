@@ -421,8 +421,9 @@ impl Handover {
 
     /// Where the hand-over stands.
     pub fn status(&self) -> Status {
-        let is_held = self.attempt.as_ref().is_some_and(Attempt::is_held);
-        Status { summary: self.journal.summary(), is_held }
+        let summary = self.journal.summary();
+        let is_held = self.is_held(&summary.facts);
+        Status { summary, is_held }
     }
 
     /// The token in force, read anew.
@@ -442,12 +443,15 @@ impl Handover {
         self.journal.summary().state
     }
 
+    /// Whether the tree is held, and whole: one that lost a process meanwhile never comes to run.
+    fn is_held(&self, facts: &Facts) -> bool {
+        self.attempt.as_ref().is_some_and(Attempt::is_held) && tree_of(facts).iter().all(Identity::is_alive)
+    }
+
     fn held(&self) -> Option<Restored> {
-        let attempt = self.attempt.as_ref().filter(|attempt| attempt.is_held())?;
         let facts = self.journal.summary().facts;
-        let identity =
-            |pid: Option<i32>, start: Option<u64>| Some(Identity { pid: pid?, start_time: start? });
-        let root = identity(facts.pid, facts.start_time).filter(Identity::is_alive)?;
+        let attempt = self.attempt.as_ref().filter(|_| self.is_held(&facts))?;
+        let root = *tree_of(&facts).first()?;
         let init = identity(facts.holder_pid, facts.holder_start_time)?;
         Some(Restored { root, init, own_pidns: attempt.own_pidns(), restore_us: 0 })
     }
@@ -466,6 +470,7 @@ impl Handover {
                     holder_pid: Some(held.init.pid),
                     holder_start_time: Some(held.init.start_time),
                     pid_ns_inode: process::pid_namespace(held.init.pid).ok(),
+                    members: held.tree.iter().map(Identity::to_record).collect(),
                     ..Facts::default()
                 };
                 if let Err(e) = self.note(Event::Restored, facts) {
@@ -554,12 +559,9 @@ impl Handover {
                 Ok(self.running(start))
             }
             Err(e) => {
-                let alive = attempt.work.init().ok().flatten().filter(|init| init.is_alive());
-                let why = match alive {
-                    Some(init) => format!(
-                        "{e}; its tree may run: it lies below process {} here, look there before its images are \
-                         restored again",
-                        init.pid
+                let why = match self.where_alive() {
+                    Some(at) => format!(
+                        "{e}; its tree may run: it lies {at} here, look there before its images are restored again"
                     ),
                     None => e.to_string(),
                 };
@@ -596,7 +598,8 @@ impl Handover {
 
     fn kill_attempt(&mut self) -> Result<(), HandoverError> {
         let Some(attempt) = &self.attempt else { return self.kill_unfound() };
-        attempt.kill().map_err(|source| HandoverError::NotKilled {
+        let tree = tree_of(&self.journal.summary().facts);
+        attempt.kill(&tree).map_err(|source| HandoverError::NotKilled {
             session: self.session.clone(),
             work_dir: attempt.work.path().to_owned(),
             source,
@@ -605,20 +608,31 @@ impl Handover {
         Ok(())
     }
 
-    /// Errs when a tree that was let go may be alive. Its init lives as long as the tree.
+    /// Errs when a tree that was let go may be alive. Its init lives as long as the tree, unless it is killed.
     fn check_none_runs(&self) -> Result<(), HandoverError> {
         let init = match (&self.attempt, &self.unfound) {
             (Some(attempt), _) => attempt.work.init().ok().flatten(),
             (None, Some(_)) => self.last_attempt().init(),
             (None, None) => return Ok(()),
         };
-        let at = match init {
-            Some(init) if init.is_alive() => format!("below process {}", init.pid),
-            Some(_) => return Ok(()),
-            None => "and what its restore left cannot be read".to_owned(),
+        let (at, why) = match (self.where_alive(), init) {
+            (Some(at), _) => (at, "it is alive"),
+            (None, Some(_)) => return Ok(()),
+            (None, None) => ("and what its restore left cannot be read".to_owned(), "its init is not known"),
         };
-        let why = self.unfound.as_ref().map_or_else(|| "its init is alive".to_owned(), ToString::to_string);
+        let why = self.unfound.as_ref().map_or_else(|| why.to_owned(), ToString::to_string);
         Err(HandoverError::MayRun { session: self.session.clone(), at, why })
+    }
+
+    /// Where the tree of the last attempt is alive, or its init. Without a pid namespace of its own a tree outlives an
+    /// init that is killed, and any process of it is a copy that may run.
+    fn where_alive(&self) -> Option<String> {
+        let last = self.last_attempt();
+        if let Some(init) = last.init().filter(Identity::is_alive) {
+            return Some(format!("below process {}", init.pid));
+        }
+        let alive = tree_of(&last.0).into_iter().find(Identity::is_alive)?;
+        Some(format!("at process {}, which outlived its init", alive.pid))
     }
 
     /// What the journal says of the attempt that was begun last.
@@ -694,8 +708,7 @@ impl LastAttempt {
     /// Its init: by the directory, or by the journal once the tree was held.
     fn init(&self) -> Option<Identity> {
         let told = self.work().and_then(|work| work.init().ok().flatten());
-        let noted = self.0.holder_pid.zip(self.0.holder_start_time);
-        told.or_else(|| noted.map(|(pid, start_time)| Identity { pid, start_time }))
+        told.or_else(|| identity(self.0.holder_pid, self.0.holder_start_time))
     }
 
     /// Kills it; `None` where nobody knows its init.
@@ -711,12 +724,24 @@ impl LastAttempt {
             return Some(attempt::kill_below(init));
         }
         // Without a namespace of its own the tree may outlive its init.
-        let root = self.0.pid.zip(self.0.start_time);
-        let root = root.map(|(pid, start_time)| Identity { pid, start_time });
-        let is_gone = root.is_some_and(|root| !root.is_alive());
-        let left =
-            || io::Error::other("its init is gone, and what it held may live in this host's pid namespace");
-        Some(if is_gone { Ok(()) } else { Err(left()) })
+        let tree = tree_of(&self.0);
+        if tree.is_empty() {
+            let left = "its init is gone, and what it made may live in this host's pid namespace";
+            return Some(Err(io::Error::other(left)));
+        }
+        Some(attempt::kill_tree(&tree))
+    }
+}
+
+fn identity(pid: Option<i32>, start_time: Option<u64>) -> Option<Identity> {
+    Some(Identity { pid: pid?, start_time: start_time? })
+}
+
+/// The processes of the tree that was held, its root first; the root alone in a journal of before trees were listed.
+fn tree_of(facts: &Facts) -> Vec<Identity> {
+    match facts.members.is_empty() {
+        true => identity(facts.pid, facts.start_time).into_iter().collect(),
+        false => facts.members.iter().map(Identity::from).collect(),
     }
 }
 

@@ -1,11 +1,12 @@
 //! Processes, as /proc tells them (`man 5 proc`), and how they are ended for sure.
 
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use godwit_wire::journal::Member;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::{Deserialize, Serialize};
 
@@ -29,6 +30,11 @@ impl Identity {
         Ok(Self { pid, start_time: stat(pid)?.start_time })
     }
 
+    /// The form that a journal keeps.
+    pub(super) fn to_record(&self) -> Member {
+        Member { pid: self.pid, start_time: self.start_time, was_stopped: false }
+    }
+
     /// Whether the process is there and has not ended; a zombie has.
     pub fn is_alive(&self) -> bool {
         stat(self.pid)
@@ -41,19 +47,33 @@ impl Identity {
     /// # Errors
     /// [`io::ErrorKind::TimedOut`] if it has not ended within the limit, and what the kernel answers.
     pub fn kill(&self, limit: Duration) -> io::Result<()> {
+        kill_all(&[*self], limit)
+    }
+
+    /// A descriptor of it, or nothing if it is gone.
+    fn pin(&self) -> io::Result<Option<OwnedFd>> {
         let pidfd = match sys::pidfd_open(self.pid) {
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
+            // EINVAL, ENOENT: the number is a thread's by now.
+            Err(e) if matches!(e.raw_os_error(), Some(libc::ESRCH | libc::EINVAL | libc::ENOENT)) => {
+                return Ok(None);
+            }
             other => other?,
         };
         // The descriptor may mean a later process; the start time, read behind it, tells.
-        if stat(self.pid).is_ok_and(|stat| stat.start_time != self.start_time) {
-            return Ok(());
-        }
+        let is_later = stat(self.pid).is_ok_and(|stat| stat.start_time != self.start_time);
+        Ok(Some(pidfd).filter(|_| !is_later))
+    }
+
+    fn send_kill(&self) -> io::Result<()> {
+        let Some(pidfd) = self.pin()? else { return Ok(()) };
         match sys::pidfd_send_signal(pidfd.as_fd(), libc::SIGKILL) {
-            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => return Ok(()),
-            other => other?,
+            Err(e) if e.raw_os_error() == Some(libc::ESRCH) => Ok(()),
+            other => other,
         }
-        let deadline = Instant::now() + limit;
+    }
+
+    fn wait_for_end(&self, deadline: Instant) -> io::Result<()> {
+        let Some(pidfd) = self.pin()? else { return Ok(()) };
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
@@ -66,6 +86,23 @@ impl Identity {
             }
         }
     }
+}
+
+impl From<&Member> for Identity {
+    fn from(member: &Member) -> Identity {
+        Identity { pid: member.pid, start_time: member.start_time }
+    }
+}
+
+/// Sends SIGKILL to all of them, the last of the list first, and only then waits until they have ended: with parents
+/// before children, no parent acts on the end of a child.
+///
+/// # Errors
+/// As [`Identity::kill`]; the others were killed all the same.
+pub(super) fn kill_all(processes: &[Identity], limit: Duration) -> io::Result<()> {
+    let deadline = Instant::now() + limit;
+    let sent = processes.iter().rev().map(Identity::send_kill).fold(Ok(()), Result::and);
+    processes.iter().map(|process| process.wait_for_end(deadline)).fold(sent, Result::and)
 }
 
 struct Stat {
@@ -146,5 +183,19 @@ mod tests {
         child.wait().unwrap();
         identity.kill(Duration::from_secs(5)).unwrap();
         assert!(Identity::of(pid).is_err());
+    }
+
+    #[test]
+    fn all_are_killed_though_some_are_gone() {
+        let mut children: Vec<_> =
+            (0..3).map(|_| std::process::Command::new("sleep").arg("1000").spawn().unwrap()).collect();
+        let all: Vec<_> = children.iter().map(|child| Identity::of(child.id() as i32).unwrap()).collect();
+        children[1].kill().unwrap();
+        children[1].wait().unwrap();
+        let listed = descendants(std::process::id() as i32);
+        assert!(listed.contains(&all[0].pid) && !listed.contains(&all[1].pid));
+        kill_all(&all, Duration::from_secs(5)).unwrap();
+        assert!(all.iter().all(|process| !process.is_alive()));
+        children.iter_mut().for_each(|child| drop(child.wait()));
     }
 }

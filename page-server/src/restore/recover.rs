@@ -4,7 +4,6 @@ use std::path::Path;
 
 use godwit_wire::journal::{self, Event, JournalError};
 
-use super::attempt::Attempt;
 use super::{Handover, HandoverError, RestoreSettings};
 
 /// A session that an earlier server left.
@@ -70,7 +69,7 @@ fn settle(handover: &mut Handover) -> Result<String, HandoverError> {
             handover.abort("the server died before the tree was restored")?;
             "the half restored tree was killed: the source may let its tree run"
         }
-        Some(Event::Restored) => match handover.attempt.as_ref().is_some_and(Attempt::is_held) {
+        Some(Event::Restored) => match handover.status().is_held {
             true => "the restored tree is held: `godwit session resolve` decides",
             false => "the restored tree was lost while it was held; a commit restores it anew",
         },
