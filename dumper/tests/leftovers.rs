@@ -3,6 +3,11 @@
 
 mod support;
 
+use godwit_dumper::prepare::leftovers;
+use godwit_dumper::procfs::tree;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use support::child::eventually;
 use support::untouched::{Busy, State, may_be_left_by_a_kill};
 use support::{Scene, Victim, godwit};
 
@@ -81,6 +86,39 @@ fn two_dumpers_never_work_on_one_process() {
     assert!(refused.stderr.contains("another godwit"), "{refused}");
     drop(held);
     godwit(&scene, &args).expect_ok();
+}
+
+/// A tree that overlaps with one that is being dumped: the process that both have can be claimed once.
+#[test]
+fn two_dumpers_never_work_on_trees_that_overlap() {
+    require!("root", "cc");
+    let scene = Scene::new("overlap");
+    let victim = Victim::start(&scene, "heirs", &[]);
+    let root = Pid::from_raw(victim.pid);
+    let child = tree::children(root, root).unwrap()[0];
+    let grandchild = tree::children(child, child).unwrap()[0];
+    // One dumps the tree; another comes for the subtree, by any process of it, or for a tree that holds it.
+    let _root = leftovers::claim(root).unwrap();
+    let held: Vec<_> = [child, grandchild].map(|pid| leftovers::claim_more(pid).unwrap().unwrap()).into();
+    for pid in [child, grandchild] {
+        let refused = leftovers::claim(pid).unwrap_err().to_string();
+        assert!(refused.contains(&format!("another godwit is dumping process {pid}")), "{refused}");
+        let refused = leftovers::claim_more(pid).unwrap_err().to_string();
+        assert!(refused.contains(&pid.to_string()) && refused.contains("part of this tree"), "{refused}");
+        let images = scene.dir().join("images");
+        let args = ["dump", "--pid", &pid.to_string(), "--images-dir", images.to_str().unwrap()].map(String::from);
+        let refused = godwit(&scene, &args).expect_refusal();
+        assert!(refused.stderr.contains("another godwit"), "{refused}");
+    }
+    drop(held);
+    leftovers::claim_more(child).unwrap().unwrap();
+    // A process that is gone needs no claim.
+    kill(grandchild, Signal::SIGKILL).unwrap();
+    kill(child, Signal::SIGKILL).unwrap();
+    kill(root, Signal::SIGKILL).unwrap();
+    eventually("they are gone", std::time::Duration::from_secs(5), || {
+        [child, grandchild].iter().all(|pid| leftovers::claim_more(*pid).unwrap().is_none())
+    });
 }
 
 /// What a dumper leaves that is killed at a place, seen as differences of the victim; then swept by `doctor`.

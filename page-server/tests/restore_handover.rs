@@ -49,6 +49,22 @@ impl Bench {
         Self { dumped: Dumped::new(criu), settings: settings(criu) }
     }
 
+    /// A root with two processes below it, to be restored into such a pid namespace.
+    fn of_tree(criu: &Path, pidns: RestorePidns) -> Self {
+        let settings = RestoreSettings { pidns, ..settings(criu) };
+        Self { dumped: Dumped::tree(criu, 2), settings }
+    }
+
+    /// The processes that the journal says were held, in its order.
+    fn noted(&self) -> Vec<Identity> {
+        let facts = journal::Summary::of(&journal::read(&self.state_dir(), "id").unwrap()).facts;
+        facts.members.iter().map(Identity::from).collect()
+    }
+
+    fn reopen(&self) -> Handover {
+        Handover::reopen(&self.state_dir(), "id", self.settings.clone()).unwrap()
+    }
+
     fn state_dir(&self) -> PathBuf {
         self.dumped.dir().join("state")
     }
@@ -98,13 +114,12 @@ fn processes_of(program: &Path) -> Vec<i32> {
         .collect()
 }
 
-fn kill_child_named(parent: i32, name: &str) {
+fn child_named(parent: i32, name: &str) -> Identity {
     let children = std::fs::read_to_string(format!("/proc/{parent}/task/{parent}/children")).unwrap();
     for pid in children.split_ascii_whitespace().map(|pid| pid.parse::<i32>().unwrap()) {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap();
         if String::from_utf8_lossy(&line).contains(name) {
-            Identity::of(pid).unwrap().kill(Duration::from_secs(10)).unwrap();
-            return;
+            return Identity::of(pid).unwrap();
         }
     }
     panic!("no child {name} of {parent}");
@@ -169,6 +184,130 @@ fn aborted_leaves_nothing() {
         assert!(bench.dumped.images.join("inventory.img").exists());
         assert_eq!(bench.events().last(), Some(&Event::Aborted));
     }
+}
+
+#[test]
+fn a_tree_of_processes_is_held_let_run_and_killed_whole() {
+    for (version, pidns) in
+        [("4.1", RestorePidns::New), ("4.2", RestorePidns::New), ("4.2", RestorePidns::Host)]
+    {
+        let Some(criu) = require("a_tree_of_processes_is_held_let_run_and_killed_whole", version) else {
+            return;
+        };
+        let _one = one_at_a_time();
+        for is_committed in [true, false] {
+            let bench = Bench::of_tree(&criu, pidns);
+            let mut handover = bench.handover();
+            let restored = handover.restore().unwrap();
+            check_held(&bench, &restored);
+            let program = bench.dumped.dir().join("victim");
+            let noted = bench.noted();
+            assert!(noted.len() == 3 && noted[0] == restored.root && noted.iter().all(Identity::is_alive));
+            assert!(noted.iter().all(|process| processes_of(&program).contains(&process.pid)), "{noted:?}");
+            if is_committed {
+                assert_eq!(handover.commit(1).unwrap().pid, restored.root.pid);
+                bench.dumped.wait_running();
+                // The end of the root is not that of the tree.
+                restored.root.kill(Duration::from_secs(5)).unwrap();
+                std::thread::sleep(Duration::from_millis(50));
+                assert!(restored.init.is_alive() && noted[1..].iter().all(Identity::is_alive));
+                noted[2].kill(Duration::from_secs(5)).unwrap();
+                noted[1].kill(Duration::from_secs(5)).unwrap();
+                wait("the init ends with its tree", || !restored.init.is_alive());
+            } else {
+                handover.abort("the source changed its mind").unwrap();
+                assert!(!noted.iter().any(Identity::is_alive) && !restored.init.is_alive(), "{pidns:?}");
+                bench.check_nothing_left();
+                bench.dumped.check_silent();
+            }
+            bench.dumped.check_one_life();
+        }
+    }
+}
+
+#[test]
+fn a_tree_that_lost_a_process_while_it_was_held_is_restored_anew() {
+    let Some(criu) = require("a_tree_that_lost_a_process_while_it_was_held", "4.2") else { return };
+    let _one = one_at_a_time();
+    for pidns in [RestorePidns::New, RestorePidns::Host] {
+        for lost in 0..3 {
+            let bench = Bench::of_tree(&criu, pidns);
+            let mut handover = bench.handover();
+            handover.restore().unwrap();
+            let first = bench.noted();
+            first[lost].kill(Duration::from_secs(5)).unwrap();
+            assert!(!handover.status().is_held, "{pidns:?}, process {lost}");
+            bench.dumped.check_silent();
+            if lost == 1 {
+                drop(handover);
+                let found = bench.recover();
+                assert_eq!((found.state, found.is_held), (Some(Event::Restored), false), "{found:?}");
+                handover = found.handover.unwrap();
+            }
+            let running = handover.commit(1).unwrap_or_else(|e| panic!("{pidns:?}, process {lost}: {e}"));
+            assert!(!first.iter().any(Identity::is_alive) && bench.noted().len() == 3);
+            assert_eq!(running.pid, bench.noted()[0].pid);
+            bench.dumped.wait_running();
+            bench.dumped.check_one_life();
+            assert_eq!(processes_of(&bench.dumped.dir().join("victim")).len(), 3);
+        }
+    }
+}
+
+/// In the host's pid namespace a held tree outlives its init: the journal tells who it is.
+#[test]
+fn a_held_tree_that_outlived_its_init_is_killed() {
+    let Some(criu) = require("a_held_tree_that_outlived_its_init_is_killed", "4.2") else { return };
+    let _one = one_at_a_time();
+    for (has_plan, root_dies) in [(true, false), (true, true), (false, false), (false, true)] {
+        let bench = Bench::of_tree(&criu, RestorePidns::Host);
+        let restored = bench.handover().restore().unwrap();
+        let restorer = child_named(restored.init.pid, "restore");
+        restored.init.kill(Duration::from_secs(5)).unwrap();
+        restorer.kill(Duration::from_secs(5)).unwrap();
+        if root_dies {
+            restored.root.kill(Duration::from_secs(5)).unwrap();
+        }
+        let noted = bench.noted();
+        assert!(noted[1..].iter().all(Identity::is_alive), "there is nothing to be killed");
+        if !has_plan {
+            std::fs::remove_file(bench.state_dir().join("id.restore-1/plan.json")).unwrap();
+        }
+        bench.reopen().abort("test").unwrap();
+        assert!(!noted.iter().any(Identity::is_alive), "{has_plan}, {root_dies}");
+        assert_eq!(bench.events().last(), Some(&Event::Aborted));
+        bench.check_nothing_left();
+        bench.dumped.check_silent();
+    }
+}
+
+/// A tree that runs in the host's pid namespace, without its init and its root: its images are not restored again.
+#[test]
+fn a_running_tree_that_outlived_its_init_and_its_root_is_not_restored_twice() {
+    let Some(criu) = require("a_running_tree_that_outlived_its_init_and_its_root", "4.2") else { return };
+    let _one = one_at_a_time();
+    let bench = Bench::of_tree(&criu, RestorePidns::Host);
+    let mut handover = bench.handover();
+    let restored = handover.restore().unwrap();
+    handover.commit(1).unwrap();
+    bench.dumped.wait_running();
+    handover.journal_mut().append(Event::Failed, Facts::default()).unwrap();
+    drop(handover);
+    let noted = bench.noted();
+    for process in [restored.init, restored.root] {
+        process.kill(Duration::from_secs(5)).unwrap();
+        match bench.reopen().prepare_again("test") {
+            Err(HandoverError::MayRun { at, .. }) => {
+                let alive = noted.iter().find(|process| process.is_alive()).unwrap();
+                assert!(at.contains(&alive.pid.to_string()), "{at}");
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    for process in &noted[1..] {
+        process.kill(Duration::from_secs(5)).unwrap();
+    }
+    bench.reopen().prepare_again("test").unwrap();
 }
 
 #[test]
@@ -273,7 +412,7 @@ fn a_lost_tree_is_restored_anew_on_commit() {
         let mut handover = bench.handover();
         let first = handover.restore().unwrap();
         match victim {
-            "criu" => kill_child_named(first.init.pid, "restore"),
+            "criu" => child_named(first.init.pid, "restore").kill(Duration::from_secs(10)).unwrap(),
             "init" => first.init.kill(Duration::from_secs(5)).unwrap(),
             _ => first.root.kill(Duration::from_secs(5)).unwrap(),
         }

@@ -38,7 +38,8 @@ fn find(version: &str) -> Result<PathBuf, String> {
 }
 
 /// Stamps a line "nanoseconds pid-namespace count checksum" every millisecond; the count and the memory go on only
-/// if the process does.
+/// if the process does. With a second argument N it has a child, that has one too, and so on, N in all: the I-th stamps
+/// the log whose name has ".I" behind it.
 const VICTIM: &str = r#"
 #include <fcntl.h>
 #include <stdio.h>
@@ -51,8 +52,13 @@ const VICTIM: &str = r#"
 int main(int argc, char **argv) {
     static unsigned char memory[4 << 20];
     for (size_t i = 0; i < sizeof memory; i++) memory[i] = i * 7 + (i >> 12);
-    int log = open(argv[1], O_WRONLY | O_CREAT | O_APPEND, 0600);
-    if (argc < 2 || log < 0) return 2;
+    if (argc < 2) return 2;
+    char name[4096];
+    snprintf(name, sizeof name, "%s", argv[1]);
+    for (int i = 1; argc > 2 && i <= atoi(argv[2]) && fork() == 0; i++)
+        snprintf(name, sizeof name, "%s.%d", argv[1], i);
+    int log = open(name, O_WRONLY | O_CREAT | O_APPEND, 0600);
+    if (log < 0) return 2;
     for (unsigned long count = 0;; count++) {
         unsigned long sum = 0;
         for (size_t i = 0; i < sizeof memory; i += 4096) sum = sum * 31 + memory[i];
@@ -73,7 +79,8 @@ int main(int argc, char **argv) {
 /// Images of a dumped victim, and the log it wrote.
 pub struct Dumped {
     pub images: PathBuf,
-    pub log: PathBuf,
+    /// One a process, the root's first.
+    pub logs: Vec<PathBuf>,
     pub pid: i32,
     root: tempfile::TempDir,
 }
@@ -90,12 +97,19 @@ pub struct Stamp {
 impl Dumped {
     /// Starts a victim and dumps it with criu, which kills it.
     pub fn new(criu: &Path) -> Self {
+        Self::tree(criu, 0)
+    }
+
+    /// The same of a tree, with this many processes below its root.
+    pub fn tree(criu: &Path, below: usize) -> Self {
         let root = tempfile::tempdir().unwrap();
         let program = victim(root.path());
         let log = root.path().join("log");
-        let mut child = start(&program, &log);
+        let mut logs = vec![log.clone()];
+        logs.extend((1..=below).map(|nth| root.path().join(format!("log.{nth}"))));
+        let mut child = start(&program, &log, below);
         let pid = child.id() as i32;
-        wait("the victim runs", || count_lines(&log) > 20);
+        wait("the victim runs", || logs.iter().all(|log| count_lines(log) > 20));
         let images = root.path().join("s/final");
         std::fs::create_dir_all(&images).unwrap();
         let mut dump = Command::new(criu);
@@ -104,51 +118,55 @@ impl Dumped {
         let dump_log = std::fs::read_to_string(root.path().join("dump.log")).unwrap_or_default();
         assert!(status.success(), "criu dump: {status}\n{dump_log}");
         child.wait().unwrap();
-        Self { images, log, pid, root }
+        Self { images, logs, pid, root }
     }
 
     pub fn dir(&self) -> &Path {
         self.root.path()
     }
 
-    pub fn stamps(&self) -> Vec<Stamp> {
-        let text = std::fs::read_to_string(&self.log).unwrap();
-        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
-        let number = |text: Option<&str>, radix| u64::from_str_radix(text.unwrap(), radix).unwrap();
-        let stamp = |line: &str| {
-            let mut words = line.split(' ');
-            Stamp {
-                unix_ns: number(words.next(), 10),
-                pid_ns: number(words.next(), 10),
-                count: number(words.next(), 10),
-                sum: number(words.next(), 16),
-            }
-        };
-        whole.lines().map(stamp).collect()
-    }
-
-    /// No count twice, none left out, memory unchanged: one process, always the same.
+    /// No count twice, none left out, memory unchanged: of each process one, always the same.
     pub fn check_one_life(&self) {
-        let stamps = self.stamps();
-        for pair in stamps.windows(2) {
-            assert_eq!(pair[0].count + 1, pair[1].count, "{pair:?}");
-            assert_eq!(pair[0].sum, pair[1].sum, "{pair:?}");
-            assert!(pair[0].unix_ns < pair[1].unix_ns, "{pair:?}");
+        for log in &self.logs {
+            for pair in stamps(log).windows(2) {
+                assert_eq!(pair[0].count + 1, pair[1].count, "{}: {pair:?}", log.display());
+                assert_eq!(pair[0].sum, pair[1].sum, "{}: {pair:?}", log.display());
+                assert!(pair[0].unix_ns < pair[1].unix_ns, "{}: {pair:?}", log.display());
+            }
         }
     }
 
-    /// Waits until the tree has stamped some more.
+    /// Waits until every process of the tree has stamped some more.
     pub fn wait_running(&self) {
-        let before = count_lines(&self.log);
-        wait("the restored victim runs", || count_lines(&self.log) > before + 20);
+        let before: Vec<_> = self.logs.iter().map(|log| count_lines(log)).collect();
+        wait("the restored victim runs", || {
+            self.logs.iter().zip(&before).all(|(log, before)| count_lines(log) > before + 20)
+        });
     }
 
     /// Looks for a while that nobody stamps.
     pub fn check_silent(&self) {
-        let before = self.stamps().len();
+        let count = || self.logs.iter().map(|log| stamps(log).len()).collect::<Vec<_>>();
+        let before = count();
         std::thread::sleep(Duration::from_millis(150));
-        assert_eq!(self.stamps().len(), before, "something ran");
+        assert_eq!(count(), before, "something ran");
     }
+}
+
+fn stamps(log: &Path) -> Vec<Stamp> {
+    let text = std::fs::read_to_string(log).unwrap();
+    let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+    let number = |text: Option<&str>, radix| u64::from_str_radix(text.unwrap(), radix).unwrap();
+    let stamp = |line: &str| {
+        let mut words = line.split(' ');
+        Stamp {
+            unix_ns: number(words.next(), 10),
+            pid_ns: number(words.next(), 10),
+            count: number(words.next(), 10),
+            sum: number(words.next(), 16),
+        }
+    };
+    whole.lines().map(stamp).collect()
 }
 
 fn victim(dir: &Path) -> PathBuf {
@@ -160,9 +178,12 @@ fn victim(dir: &Path) -> PathBuf {
     program
 }
 
-fn start(program: &Path, log: &Path) -> Child {
+fn start(program: &Path, log: &Path, below: usize) -> Child {
     let mut command = Command::new("setsid");
     command.arg(program).arg(log);
+    if below > 0 {
+        command.arg(below.to_string());
+    }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/").spawn().unwrap()
 }
 
