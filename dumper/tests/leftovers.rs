@@ -5,9 +5,7 @@ mod support;
 
 use godwit_dumper::prepare::leftovers;
 use godwit_dumper::procfs::tree;
-use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::child::eventually;
 use support::untouched::{Busy, State, may_be_left_by_a_kill};
 use support::{Scene, Victim, godwit};
 
@@ -113,12 +111,9 @@ fn two_dumpers_never_work_on_trees_that_overlap() {
     drop(held);
     leftovers::claim_more(child).unwrap().unwrap();
     // A process that is gone needs no claim.
-    kill(grandchild, Signal::SIGKILL).unwrap();
-    kill(child, Signal::SIGKILL).unwrap();
-    kill(root, Signal::SIGKILL).unwrap();
-    eventually("they are gone", std::time::Duration::from_secs(5), || {
-        [child, grandchild].iter().all(|pid| leftovers::claim_more(*pid).unwrap().is_none())
-    });
+    let mut gone = std::process::Command::new("true").spawn().unwrap();
+    gone.wait().unwrap();
+    assert!(leftovers::claim_more(Pid::from_raw(gone.id() as i32)).unwrap().is_none());
 }
 
 /// What a dumper leaves that is killed at a place, seen as differences of the victim; then swept by `doctor`.

@@ -322,22 +322,24 @@ impl Freezer {
         };
         for _ in 0..MOVE_TRIES {
             let members = self.members_of(path).unwrap_or_default();
-            if members.is_empty() {
-                return;
+            let stay: Vec<_> = members.iter().filter_map(|pid| self.move_one_back(&origin, *pid)).collect();
+            for error in &stay {
+                tracing::warn!("a process runs, but stays in cgroup {path}: {}", chain(error));
             }
-            for pid in members {
-                match self.move_to(&origin, pid, "moving back") {
-                    Ok(()) => {}
-                    Err(FreezerError::Cgroup { source, .. })
-                        if source.raw_os_error() == Some(libc::ESRCH) => {}
-                    Err(error) => {
-                        tracing::warn!(%pid, "the process runs, but stays in cgroup {path}: {}", chain(&error));
-                        return;
-                    }
-                }
+            if members.is_empty() || !stay.is_empty() {
+                return;
             }
         }
         tracing::warn!("processes of cgroup {path} fork faster than they can be moved back: they run there");
+    }
+
+    /// Why a process stays; one that has ended meanwhile does not.
+    fn move_one_back(&self, origin: &str, pid: Pid) -> Option<FreezerError> {
+        match self.move_to(origin, pid, "moving back") {
+            Ok(()) => None,
+            Err(FreezerError::Cgroup { source, .. }) if source.raw_os_error() == Some(libc::ESRCH) => None,
+            Err(error) => Some(error),
+        }
     }
 
     /// Kills the held tree, whole, and waits until nothing of it is left. It dies also where the hold is gone.
@@ -394,14 +396,18 @@ impl Freezer {
         }
         let (mut stopped, mut next) = (Vec::new(), 0);
         while let Some(member) = self.members.get(next) {
+            let pid = member.pid;
             next += 1;
-            if held.contains(&member.pid) || !member.is_alive()? {
+            if !member.is_alive()? {
                 continue;
             }
-            let pid = member.pid;
-            match seize::seize_within(pid, SEIZE_LIMIT) {
-                Ok(frozen) => stopped.push(frozen),
-                Err(error) => tracing::warn!(%pid, "killed without being stopped first: {}", chain(&error)),
+            if !held.contains(&pid) {
+                match seize::seize_within(pid, SEIZE_LIMIT) {
+                    Ok(frozen) => stopped.push(frozen),
+                    Err(error) => {
+                        tracing::warn!(%pid, "killed without being stopped first: {}", chain(&error));
+                    }
+                }
             }
             for child in children(pid)? {
                 let is_known = self.members.iter().any(|member| member.pid == child);
