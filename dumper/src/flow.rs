@@ -538,10 +538,9 @@ fn hand_over(
 ) -> Result<Ended, DumpError> {
     let Stopped { frozen, alarm, .. } = stopped;
     let root = &host.root;
-    let pidfd = root
-        .pidfd
-        .try_clone()
-        .map_err(|source| DumpError::sys(format!("process {}", root.pid), "duplicating its descriptor", source))?;
+    let pidfd = root.pidfd.try_clone().map_err(|source| {
+        DumpError::sys(format!("process {}", root.pid), "duplicating its descriptor", source)
+    })?;
     let was_stopped = frozen.stopped_by().is_some();
     let tree = vec![Member { pid: root.pid, start_time: root.start_time, pidfd, was_stopped }];
     let handed_over =

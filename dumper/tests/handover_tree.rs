@@ -341,13 +341,18 @@ fn only_stops_of_ours_are_undone() {
     std::thread::sleep(Duration::from_millis(50));
     let _ = std::fs::remove_file(tree.victim.dir().join("noticed"));
     let facts = tree.facts_by_signal();
-    assert_eq!(facts.members.iter().map(|member| member.was_stopped).collect::<Vec<_>>(), [false, true, false]);
+    assert_eq!(
+        facts.members.iter().map(|member| member.was_stopped).collect::<Vec<_>>(),
+        [false, true, false]
+    );
     let stopped = tree.seize();
     found(&facts).freeze().unwrap();
     drop(stopped);
     eventually("all are stopped", Duration::from_secs(5), || tree.pids.iter().all(|pid| state(*pid) == 'T'));
     found(&facts).thaw().unwrap();
-    eventually("two run", Duration::from_secs(5), || state(tree.pids[0]) == 'S' && state(tree.pids[2]) == 'S');
+    eventually("two run", Duration::from_secs(5), || {
+        state(tree.pids[0]) == 'S' && state(tree.pids[2]) == 'S'
+    });
     assert_eq!(state(tree.pids[1]), 'T');
     kill(tree.pids[1], Signal::SIGCONT).unwrap();
     let _ = std::fs::remove_file(tree.victim.dir().join("noticed"));

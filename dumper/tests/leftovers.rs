@@ -104,7 +104,8 @@ fn two_dumpers_never_work_on_trees_that_overlap() {
         let refused = leftovers::claim_more(pid).unwrap_err().to_string();
         assert!(refused.contains(&pid.to_string()) && refused.contains("part of this tree"), "{refused}");
         let images = scene.dir().join("images");
-        let args = ["dump", "--pid", &pid.to_string(), "--images-dir", images.to_str().unwrap()].map(String::from);
+        let args =
+            ["dump", "--pid", &pid.to_string(), "--images-dir", images.to_str().unwrap()].map(String::from);
         let refused = godwit(&scene, &args).expect_refusal();
         assert!(refused.stderr.contains("another godwit"), "{refused}");
     }

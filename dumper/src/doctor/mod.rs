@@ -150,7 +150,8 @@ mod tests {
 
     #[test]
     fn it_is_told_who_runs() {
-        let told = |alive: &[i32]| told_of(7, &alive.iter().map(|pid| Pid::from_raw(*pid)).collect::<Vec<_>>());
+        let told =
+            |alive: &[i32]| told_of(7, &alive.iter().map(|pid| Pid::from_raw(*pid)).collect::<Vec<_>>());
         assert_eq!(told(&[]), None);
         assert_eq!(told(&[7]).unwrap(), "process 7 runs");
         assert_eq!(told(&[7, 8]).unwrap(), "process 7 and 1 other run");

@@ -508,7 +508,8 @@ impl Freezer {
     /// Removes a cgroup that a tree ended in; says whether there was one.
     pub fn remove_empty(&self) -> bool {
         self.hold.path().is_some_and(|path| {
-            self.hierarchy.is_some() && unlinkat(self.root_fd(), path.as_str(), UnlinkatFlags::RemoveDir).is_ok()
+            self.hierarchy.is_some()
+                && unlinkat(self.root_fd(), path.as_str(), UnlinkatFlags::RemoveDir).is_ok()
         })
     }
 

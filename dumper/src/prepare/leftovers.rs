@@ -115,7 +115,8 @@ pub fn thaw_tree(boot_id: &str, tree: &[(Pid, u64)], state_dir: &Path) -> Result
         if listed.locked || facts.boot_id.as_deref() != Some(boot_id) {
             continue;
         }
-        let Some(pid) = tree.iter().find_map(|(pid, start)| holds(facts, *pid, *start).then_some(*pid)) else {
+        let Some(pid) = tree.iter().find_map(|(pid, start)| holds(facts, *pid, *start).then_some(*pid))
+        else {
             continue;
         };
         match summary.state {

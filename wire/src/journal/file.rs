@@ -527,7 +527,10 @@ mod tests {
         let (records, good_len) = decode(&bytes, Path::new("old")).unwrap();
         assert_eq!((records.len(), good_len), (2, bytes.len() as u64));
         let sum = Summary::of(&records);
-        assert_eq!((sum.state, sum.facts.pid, sum.facts.start_time), (Some(Event::Freezing), Some(4711), Some(987_654)));
+        assert_eq!(
+            (sum.state, sum.facts.pid, sum.facts.start_time),
+            (Some(Event::Freezing), Some(4711), Some(987_654))
+        );
         assert_eq!((sum.facts.cgroup.as_deref(), sum.facts.members.len()), (Some("sigstop"), 0));
         let mut again = MAGIC.to_vec();
         for body in records.iter().map(Message::encode_to_vec) {
