@@ -470,7 +470,7 @@ impl Handover {
                     holder_pid: Some(held.init.pid),
                     holder_start_time: Some(held.init.start_time),
                     pid_ns_inode: process::pid_namespace(held.init.pid).ok(),
-                    members: held.tree.iter().map(Identity::to_record).collect(),
+                    members: held.tree.iter().copied().map(Identity::to_record).collect(),
                     ..Facts::default()
                 };
                 if let Err(e) = self.note(Event::Restored, facts) {

@@ -31,7 +31,7 @@ impl Identity {
     }
 
     /// The form that a journal keeps.
-    pub(super) fn to_record(&self) -> Member {
+    pub(super) fn to_record(self) -> Member {
         Member { pid: self.pid, start_time: self.start_time, was_stopped: false }
     }
 
