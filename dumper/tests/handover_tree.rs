@@ -19,7 +19,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use support::child::eventually;
 use support::product::source_state;
-use support::scene::{is_alive, proc_text, status_field};
+use support::scene::{is_alive, status_field};
 use support::untouched::cgroups_left;
 use support::{Scene, Verdict, Victim, godwit};
 
@@ -75,6 +75,8 @@ impl Tree {
 
     #[track_caller]
     fn expect_still(&self) {
+        // The way from a ptrace stop into the freezer is a switch as well.
+        std::thread::sleep(Duration::from_millis(50));
         let before: Vec<_> = self.pids.iter().map(|pid| switches(*pid)).collect();
         std::thread::sleep(Duration::from_millis(60));
         let after: Vec<_> = self.pids.iter().map(|pid| switches(*pid)).collect();
@@ -105,7 +107,8 @@ impl Tree {
     }
 
     fn describe(&self) -> String {
-        self.pids.iter().map(|pid| proc_text(pid.as_raw(), "status")).collect()
+        let state = |pid: &Pid| (pid.as_raw(), state(*pid), cgroup::read(*pid).unwrap_or_default());
+        format!("{:?}, noticed: {:?}", self.pids.iter().map(state).collect::<Vec<_>>(), self.noticed())
     }
 }
 

@@ -16,6 +16,8 @@ use super::work::{Decision, Plan, WorkDir};
 const POLL_INTERVAL: Duration = Duration::from_micros(500);
 /// How long killed processes may take to end.
 const KILL_LIMIT: Duration = Duration::from_secs(20);
+/// How long an init may take to reap what was killed below it.
+const REAP_LIMIT: Duration = Duration::from_secs(2);
 /// How long criu may take to kill a tree in the host's pid namespace when the hook says no.
 const REFUSE_LIMIT: Duration = Duration::from_secs(10);
 
@@ -173,6 +175,7 @@ impl Attempt {
         if !self.plan.own_pidns {
             self.kill_in_host(init)?;
             kill_all(tree, KILL_LIMIT)?;
+            wait_until_reaped(init, tree);
         }
         init.kill(KILL_LIMIT)
     }
@@ -208,6 +211,15 @@ pub(super) fn kill_below(init: Identity) -> io::Result<()> {
 /// When something may be left.
 pub(super) fn kill_tree(tree: &[Identity]) -> io::Result<()> {
     kill_all(tree, KILL_LIMIT)
+}
+
+/// Gives the init, which is the parent of what it adopted, a moment to take the dead away: until then their pids are
+/// taken, and a restore anew wants the same ones.
+fn wait_until_reaped(init: Identity, tree: &[Identity]) {
+    let deadline = Instant::now() + REAP_LIMIT;
+    while init.is_alive() && tree.iter().any(Identity::is_there) && Instant::now() < deadline {
+        std::thread::sleep(POLL_INTERVAL);
+    }
 }
 
 fn kill_descendants(init: Identity) -> io::Result<()> {

@@ -41,6 +41,11 @@ impl Identity {
             .is_ok_and(|stat| stat.start_time == self.start_time && !matches!(stat.state, 'Z' | 'X'))
     }
 
+    /// Whether its pid is still its own; a zombie's is.
+    pub(super) fn is_there(&self) -> bool {
+        stat(self.pid).is_ok_and(|stat| stat.start_time == self.start_time)
+    }
+
     /// Kills it (SIGKILL) and waits until it has ended. An init of a pid namespace ends only when all processes in
     /// it have. A process that is gone already is no error.
     ///

@@ -110,6 +110,11 @@ impl Dumped {
         let mut child = start(&program, &log, below);
         let pid = child.id() as i32;
         wait("the victim runs", || logs.iter().all(|log| count_lines(log) > 20));
+        let mut pids = vec![pid];
+        while let Some(child) = only_child(*pids.last().unwrap()) {
+            pids.push(child);
+        }
+        assert_eq!(pids.len(), logs.len());
         let images = root.path().join("s/final");
         std::fs::create_dir_all(&images).unwrap();
         let mut dump = Command::new(criu);
@@ -118,6 +123,9 @@ impl Dumped {
         let dump_log = std::fs::read_to_string(root.path().join("dump.log")).unwrap_or_default();
         assert!(status.success(), "criu dump: {status}\n{dump_log}");
         child.wait().unwrap();
+        wait("the machine's init reaps the dumped processes", || {
+            pids.iter().all(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+        });
         Self { images, logs, pid, root }
     }
 
@@ -185,6 +193,10 @@ fn start(program: &Path, log: &Path, below: usize) -> Child {
         command.arg(below.to_string());
     }
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).current_dir("/").spawn().unwrap()
+}
+
+fn only_child(pid: i32) -> Option<i32> {
+    std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap().trim().parse().ok()
 }
 
 fn count_lines(path: &Path) -> usize {
