@@ -38,7 +38,8 @@ fn a_storm_of_forks_is_stopped_whole_and_goes_on() {
         assert_eq!(running(victim.pid), [], "of {seen:?}");
         let mut there = Tree::of(victim.pid).pids();
         let mut known = seen.clone();
-        (there.sort_unstable(), known.sort_unstable());
+        there.sort_unstable();
+        known.sort_unstable();
         assert_eq!(there, known);
         assert_eq!(frozen.strangers().unwrap(), []);
         // Parents stand before their children.

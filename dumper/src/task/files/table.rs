@@ -21,12 +21,15 @@ use super::{Descriptor, fown, memfd, reg};
 use crate::error::DumpError;
 use crate::sys;
 
+/// An open file description: a process, its descriptor there, the id.
+type Known = (Pid, i32, u32);
+
 /// Entries of `files.img` with their ids, and the bytes found in pipes.
 #[derive(Debug, Default)]
 pub struct FileTable {
     entries: Vec<FileEntry>,
     /// By the file: one of the descriptors of each open file description, and its id.
-    descriptions: HashMap<(u64, u64), Vec<(Pid, i32, u32)>>,
+    descriptions: HashMap<(u64, u64), Vec<Known>>,
     /// By the file and the name that a process sees it under: two may have different roots.
     by_name: HashMap<(u64, u64, Vec<u8>), u32>,
     /// Ids given so far.
