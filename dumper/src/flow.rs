@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use godwit_wire::fault;
 use godwit_wire::image::core::SeccompMode;
-use godwit_wire::image::inventory::PluginsEntry;
 use godwit_wire::image::{ImageKind, ImageWriter};
 use nix::fcntl::Flock;
 use nix::unistd::Pid;
@@ -30,7 +29,7 @@ use crate::finish::{self, clocks};
 use crate::freeze::seize::{self, Frozen};
 use crate::handover::{self, HandedOver};
 use crate::interrupt;
-use crate::options::{CriuVersion, Options};
+use crate::options::{Afterwards, CriuVersion, Options};
 use crate::pool::Pool;
 use crate::predump::hot;
 use crate::predump::pages::{self, PageSource, PagesError, SentPages, StopOthers};
@@ -40,10 +39,13 @@ use crate::predump::tracker;
 use crate::predump::whole;
 use crate::prepare::alarm::Alarm;
 use crate::prepare::cpu::XsaveLayout;
+use crate::prepare::cpu_match::Processor;
+use crate::prepare::image_dir::ImageDir;
 use crate::prepare::inventory::Inventory;
 use crate::prepare::link::Target;
+use crate::prepare::plugins::{self, Plugins};
 use crate::prepare::root::Root;
-use crate::prepare::scripts::{self, Hook};
+use crate::prepare::scripts::{Hook, NetworkLock, Scripts};
 use crate::prepare::{kerndat, leftovers, limits, losses, survey};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{ProcfsError, stat, status, timers};
@@ -78,10 +80,15 @@ pub fn dump(options: &Options) -> Result<Report, DumpError> {
 fn copy(options: &Options, host: &Host, steps: &mut Steps) -> Result<(Rounds, SealedSet, Ended), DumpError> {
     let mut rounds = predump(options, host)?; //                                 while it runs: list, send, seal
     let frozen = freeze(options, host, steps)?; //                               14-15: drop = it runs on
+    let ending = host.plugins.ending(); //                                       drop = plugins are told of the failure
+    let network = host.scripts.lock_network()?; //                               drop = scripts unlock
     let collected = collect(options, host, &frozen, steps)?; //                  15b-20b
     let dumped = dump_task(options, host, &frozen, collected, &mut rounds, steps)?; // 21
     let sealed = finish(options, host, &frozen, dumped, steps)?; //              22-33
+    let network = (options.afterwards != Afterwards::Run).then_some(network); // unlocked before it runs on
     let ended = hand_over(options, host, frozen, &sealed)?; //                   kill, run on or stop
+    network.into_iter().for_each(NetworkLock::keep);
+    ending.done();
     Ok((rounds, sealed, ended))
 }
 
@@ -93,14 +100,20 @@ pub fn pre_dump(options: &Options) -> Result<Report, DumpError> {
     let begun = Instant::now();
     let mut steps = Steps::default();
     let host = prepare(options, &mut steps)?;
+    let ending = host.plugins.ending();
     let rounds = predump(options, &host).and_then(|rounds| host.target.close().map(|()| rounds));
     let rounds = host.target.given_up_unless(rounds)?;
+    ending.done();
     Ok(report(&host, rounds, SealedSet::default(), Ended::default(), begun.elapsed()))
 }
 
 /// What the preparation leaves.
 struct Host {
     _claim: Flock<File>,
+    plugins: Plugins,
+    scripts: Scripts,
+    image_dir: ImageDir,
+    processor: Processor,
     root: Root,
     layout: XsaveLayout,
     inventory: Inventory,
@@ -122,9 +135,11 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     let claim = leftovers::claim(root.pid)?;
     leftovers::thaw(&root, &options.state_dir)?;
     leftovers::sweep(root.pid)?;
-    steps.run(Step::PreDumpScripts, || scripts::run(&options.action_scripts, Hook::PreDump, options.pid))?;
+    let image_dir = ImageDir::open(options)?;
+    let scripts = Scripts::new(options, &image_dir);
+    steps.run(Step::PreDumpScripts, || scripts.run(Hook::PreDump))?;
     let stats = steps.run(Step::InitStats, || Ok(DumpStats::default()))?;
-    let plugins = steps.run(Step::Plugins, || Ok(PluginsEntry::default()))?;
+    let plugins = steps.run(Step::Plugins, || Plugins::load(options, &image_dir))?;
     steps.run(Step::Kerndat, kerndat::probe)?;
     let mut findings = Findings::default();
     let seen = survey::look(&root, &mut findings)?;
@@ -136,8 +151,9 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     survey::memory(root.pid, &seen.vmas, &mut findings)?;
     losses::of_placement(root.pid, &mut findings);
     let mut losses = survey::verdict(findings, options.strict)?;
-    let inventory = steps.run(Step::PrepareInventory, || Inventory::prepare(plugins))?;
+    let inventory = steps.run(Step::PrepareInventory, Inventory::prepare)?;
     steps.run(Step::CpuInfo, || layout.warn_of_unknown())?;
+    let processor = Processor::probe(options.cpu_cap);
     let target = steps.run(Step::Connect, || Target::open(options, &root))?;
     let criu = options.criu_version.or_else(|| target.criu_version());
     let mut findings = Findings::default();
@@ -148,7 +164,23 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
     let pool = Pool::default();
-    Ok(Host { _claim: claim, root, layout, inventory, target, origin, cgroup, criu, losses, stats, pool })
+    Ok(Host {
+        _claim: claim,
+        plugins,
+        scripts,
+        image_dir,
+        processor,
+        root,
+        layout,
+        inventory,
+        target,
+        origin,
+        cgroup,
+        criu,
+        losses,
+        stats,
+        pool,
+    })
 }
 
 fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
@@ -196,8 +228,10 @@ struct Stopped {
 
 fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, DumpError> {
     let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
-    let frozen =
-        steps.run(Step::CollectPstree, || Ok(seize::seize_within(host.root.pid, options.freeze_timeout)?))?;
+    let frozen = steps.run(Step::CollectPstree, || {
+        plugins::pause_devices(host.root.pid)?;
+        Ok(seize::seize_within(host.root.pid, options.freeze_timeout)?)
+    })?;
     host.root.check_alive()?;
     Ok(Stopped { frozen, freezing: alarm.elapsed(), alarm })
 }
@@ -220,7 +254,10 @@ fn collect(
     let root = &host.root;
     let mut late = Findings::default();
     let descriptors = files::open_all(root.pid, &root.pidfd)?;
-    steps.run(Step::CheckpointDevices, || survey::descriptors(root, &descriptors, &mut late))?;
+    steps.run(Step::CheckpointDevices, || {
+        plugins::checkpoint_devices(root.pid)?;
+        survey::descriptors(root, &descriptors, &mut late)
+    })?;
     steps.run(Step::CollectIds, || {
         survey::process(root.pid, &mut late)?;
         Ok(sharing::check_nearest(root.pid, &mut late)?)
@@ -500,7 +537,7 @@ fn finish(
         images.need_option("--file-locks");
     }
     let others = [pstree, clocks, collected.seccomp.image()?];
-    for image in locks.into_iter().chain(state.table.images()?).chain(others) {
+    for image in locks.into_iter().chain(state.table.images()?).chain(others).chain(host.processor.image()?) {
         images.put(image)?;
     }
     let mut stats = rounds::count(host.stats, &listed, &sent);
@@ -510,13 +547,14 @@ fn finish(
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     images.put(stats.image()?)?;
     rings.stood_still(root.pid)?;
+    host.image_dir.hand_over(|image| images.put(image))?;
     steps.run(Step::WriteInventory, || images.put(host.inventory.complete()?))?;
     let restore_options = images.restore_options().to_vec();
     let round = images.plan().round;
     interrupt::check()?;
     let (sealed, _) = images.seal(&page_source(options, host, &segments))?;
     fault::point("mid.finish.sealed")?;
-    scripts::run(&options.action_scripts, Hook::PostDump, root.pid)?;
+    host.scripts.run(Hook::PostDump)?;
     let report = rounds::report(round, &listed, &sent, memdump, sealed.fsync_us).with_shared(shared);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     let losses = collected.losses.into_iter().chain(state.losses).collect();

@@ -2,9 +2,10 @@
 //!
 //! A descriptor is duplicated into the dumper by `pidfd_getfd` and looked at there: nothing runs in the
 //! task. `reg` are files, directories and the character devices that CRIU knows, `ghost` are deleted files, `memfd` are memory files, `pipe` are
-//! pipes with both ends in the task, `fown` is who is signalled for a descriptor. All else is refused by
-//! name (`unknown`). `filesystem` tells what a file lies on.
+//! pipes with both ends in the task, `fown` is who is signalled for a descriptor. All else is offered to
+//! plugins (`external`) or refused by name (`unknown`). `filesystem` tells what a file lies on.
 
+pub mod external;
 pub mod filesystem;
 pub mod fown;
 pub mod ghost;
@@ -79,6 +80,8 @@ pub enum Kind {
     Memory,
     /// An anonymous pipe.
     Pipe,
+    /// One of a kind that godwit does not know, where a plugin may.
+    External,
 }
 
 /// Duplicates every descriptor of a task. The task may run; a descriptor that it closes meanwhile is left
@@ -129,10 +132,12 @@ pub fn classify(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) -> O
             "let the program close it, or run the program without it",
         )),
         SFlag::S_IFREG if memfd::is_memory(&descriptor.stat) => Some(Kind::Memory),
+        SFlag::S_IFREG if unknown::is_pathless(descriptor) && external::may_be(kind) => Some(Kind::External),
         SFlag::S_IFREG if unknown::is_pathless(descriptor) => refuse(unknown::of_type(descriptor, kind)),
         SFlag::S_IFREG | SFlag::S_IFDIR => Some(Kind::Regular),
         SFlag::S_IFCHR if nix::sys::stat::major(descriptor.stat.st_rdev) == MEM_MAJOR => Some(Kind::Regular),
         SFlag::S_IFIFO if target.starts_with("pipe:[") => Some(Kind::Pipe),
+        _ if external::may_be(kind) => Some(Kind::External),
         _ => refuse(unknown::of_type(descriptor, kind)),
     }
 }
@@ -158,7 +163,7 @@ pub fn check_all(pid: Pid, all: &[Descriptor], ghost_limit: u64, findings: &mut 
             Some(Kind::Memory) => {
                 memfd::check(descriptor.stat.st_size as u64, descriptor.subject(pid), findings);
             }
-            None => {}
+            Some(Kind::External) | None => {}
         }
     }
 }
@@ -182,6 +187,7 @@ pub fn dump(pid: Pid, all: &[Descriptor], table: &mut FileTable) -> Result<Vec<F
             Kind::Regular => FdTypes::Reg,
             Kind::Pipe => FdTypes::Pipe,
             Kind::Memory => FdTypes::Memfd,
+            Kind::External => FdTypes::Ext,
         };
         if new {
             match kind {
@@ -200,6 +206,7 @@ pub fn dump(pid: Pid, all: &[Descriptor], table: &mut FileTable) -> Result<Vec<F
                     table.push(pipe::entry(pid, id, descriptor)?);
                     pipe::contents(pid, descriptor, table)?;
                 }
+                Kind::External => table.push(external::entry(pid, id, descriptor)?),
             }
         }
         records.push(FdinfoEntry {
