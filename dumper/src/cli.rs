@@ -8,8 +8,11 @@ use nix::unistd::Pid;
 
 use crate::link::limit::Rate;
 use crate::link::{Compress, Delta};
-use crate::options::{Afterwards, CriuVersion, Destination, Options, RestorePidns, RoundLimits};
+use crate::options::{
+    Afterwards, CriuVersion, Destination, Options, RestorePidns, RoundLimits, Stage, Timeouts,
+};
 use crate::predump::tracker::Choice;
+use crate::prepare::cpu_match::CpuCap;
 use crate::task::files::ghost::LIMIT_BYTES_MAX;
 
 /// Where journals are kept unless `--state-dir` says otherwise: it must outlive the program.
@@ -17,7 +20,7 @@ pub const DEFAULT_STATE_DIR: &str = "/var/lib/godwit/source";
 
 /// Live-migrates running Linux processes.
 ///
-/// Exit status: 0 done; 1 failed, the process runs on; 2 wrong usage; 3 refused by name, before anything is
+/// Exit status: 0 done; 1 failed, or that of a failed post-dump script, the process runs on; 2 wrong usage; 3 refused by name, before anything is
 /// touched where it can be known then, and the process runs on; 4 the hand-over is undecided, the process lies still until `godwit session resolve`; 129, 130, 143 ended
 /// by SIGHUP, SIGINT, SIGTERM, the process runs on.
 #[derive(Debug, Parser)]
@@ -77,12 +80,31 @@ pub struct Source {
     /// Allow a root whose session, and process group, lie outside of the tree: it is restored into those of `criu`.
     #[arg(long, short = 'j')]
     pub shell_job: bool,
-    /// Time the freeze may take until everything is collected, e.g. 10s.
+    /// Time for each of: connecting, one action script, and the freeze until everything is collected, e.g. 10s. Reading and
+    /// sending pages takes as long as it takes, as long as anything moves: see --stall-timeout. Whatever expires is an error
+    /// that names the phase; it undoes all, and the process runs on.
     #[arg(long, value_parser = parse_duration, default_value = "10s")]
     pub timeout: Duration,
-    /// Program to run at the named points of the dump (CRTOOLS_SCRIPT_ACTION says which); may be repeated.
-    #[arg(long = "action-script")]
+    /// Time that a page server which lives may take nothing of what is sent, in rounds and under freeze, or leave a small
+    /// request unanswered.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
+    pub stall_timeout: Duration,
+    /// Time that a page server may take to verify a round or the final set and to make it durable.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "600s")]
+    pub seal_timeout: Duration,
+    /// Program to run at the named points of the dump (CRTOOLS_SCRIPT_ACTION: pre-dump, network-lock, network-unlock,
+    /// post-dump); may be repeated. A failure undoes all; that of a post-dump script is godwit's exit status too.
+    #[arg(long = "action-script", value_name = "FILE")]
     pub action_scripts: Vec<PathBuf>,
+    /// Directory of plugins for CRIU (*.so): all of them are loaded.
+    #[arg(long, short = 'L', value_name = "DIR", env = "CRIU_LIBS_DIR")]
+    pub libdir: Option<PathBuf>,
+    /// What of the processor must be the same where the process is restored, as CRIU's option: fpu (registers and their
+    /// sizes), ins (instructions), cpu (everything), all or none; ^ before a word takes it away. fpu and ins are there
+    /// unless they are taken away. It is written to cpuinfo.img, but for none, and compared with a page server's processor
+    /// before the process is touched.
+    #[arg(long, value_name = "LIST", default_value = "fpu,ins", num_args = 0..=1, default_missing_value = "all")]
+    pub cpu_cap: CpuCap,
     /// How much of a deleted file may go into the images: bytes, or with K, M; at most 200M.
     #[arg(long, value_name = "SIZE", value_parser = parse_ghost_limit, default_value = "1M")]
     pub ghost_limit: u64,
@@ -181,6 +203,9 @@ pub struct Migrate {
     /// Pid namespace that the server restores into.
     #[arg(long, value_enum, default_value_t = RestorePidns::Auto)]
     restore_pidns: RestorePidns,
+    /// Time that the server may take to restore it; then it is asked to undo that, and the process runs on here.
+    #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "600s")]
+    restore_timeout: Duration,
     /// Refuse a process whose file locks would need its death before its restore.
     #[arg(long)]
     no_kill_first: bool,
@@ -233,6 +258,15 @@ pub struct Doctor {
     /// How much of a deleted file a dump would be let take: bytes, or with K, M; at most 200M.
     #[arg(long, value_name = "SIZE", value_parser = parse_ghost_limit, default_value = "1M")]
     pub ghost_limit: u64,
+    /// Page server, HOST:PORT, to look at as well: whether it restores, by which CRIU, and on which processor.
+    #[arg(long, requires = "keys")]
+    pub to: Option<String>,
+    /// Directory with ca.pem, client.pem and client.key (`godwit keys init`).
+    #[arg(long, requires = "to")]
+    pub keys: Option<PathBuf>,
+    /// What of the processor must be the same there; see `godwit migrate --help`.
+    #[arg(long, value_name = "LIST", default_value = "fpu,ins", num_args = 0..=1, default_missing_value = "all")]
+    pub cpu_cap: CpuCap,
     /// Thaw and remove what a killed dumper left behind, where no hand-over holds it.
     #[arg(long)]
     pub sweep: bool,
@@ -350,7 +384,14 @@ pub struct SessionOf {
 
 impl Source {
     fn options(&self, destination: Destination, afterwards: Afterwards, limits: RoundLimits) -> Options {
+        let timeouts = Timeouts {
+            step: self.timeout,
+            stall: self.stall_timeout,
+            seal: self.seal_timeout,
+            ..Timeouts::default()
+        };
         Options {
+            stage: Stage::Dump,
             pid: self.pid,
             destination,
             afterwards,
@@ -362,7 +403,10 @@ impl Source {
             shell_job: self.shell_job,
             no_kill_first: false,
             freeze_timeout: self.timeout,
+            timeouts,
             action_scripts: self.action_scripts.clone(),
+            libdir: self.libdir.clone(),
+            cpu_cap: self.cpu_cap,
             criu_version: self.criu_version,
             readers: usize::from(self.readers),
             compress: self.compress,
@@ -413,11 +457,13 @@ impl Migrate {
             downtime_target: self.downtime_target,
         };
         let afterwards = afterwards(self.leave_running, self.leave_stopped);
+        let options = self.source.options(destination, afterwards, limits);
         let options = Options {
             restore: !self.no_restore,
             restore_pidns: self.restore_pidns,
             no_kill_first: self.no_kill_first,
-            ..self.source.options(destination, afterwards, limits)
+            timeouts: Timeouts { restore: self.restore_timeout, ..options.timeouts },
+            ..options
         };
         (options, self.source.json)
     }
@@ -436,7 +482,8 @@ impl PreDump {
     /// The options of this round, and whether the report is JSON.
     pub fn options(&self) -> (Options, bool) {
         let limits = RoundLimits { rounds_min: 0, rounds_max: 1, downtime_target: Duration::ZERO };
-        (self.source.options(self.place.destination(), Afterwards::Run, limits), self.source.json)
+        let options = self.source.options(self.place.destination(), Afterwards::Run, limits);
+        (Options { stage: Stage::PreDump, ..options }, self.source.json)
     }
 }
 

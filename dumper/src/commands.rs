@@ -103,26 +103,34 @@ fn doctor(args: &Doctor) -> Result<u8, Failure> {
             tell(line);
         }
     }
-    let Some(pid) = args.pid else {
-        return if args.sweep { Ok(0) } else { machine(args.json) };
+    if args.sweep && args.pid.is_none() && args.to.is_none() {
+        return Ok(0);
+    }
+    let (is_fine, mut text, mut value) = match args.pid {
+        Some(pid) => {
+            let findings = doctor::examine(pid, args.ghost_limit)?;
+            let is_fine = findings.refusals.is_empty();
+            (is_fine, doctor::to_text(pid, &findings), doctor::to_value(pid, &findings))
+        }
+        None => {
+            let checks = doctor::machine::examine()?;
+            let is_fine = doctor::machine::can_dump(&checks);
+            (is_fine, doctor::machine::to_text(&checks), doctor::machine::to_value(&checks))
+        }
     };
-    let findings = doctor::examine(pid, args.ghost_limit)?;
+    let mut can_restore = true;
+    if let (Some(to), Some(keys)) = (&args.to, &args.keys) {
+        let checks = doctor::destination::examine(to, keys, args.cpu_cap)?;
+        can_restore = doctor::destination::can_restore(&checks);
+        text.push_str(&doctor::destination::to_text(&checks));
+        value["page_server"] = doctor::destination::to_value(&checks);
+    }
     if args.json {
-        tell(doctor::to_json(pid, &findings));
+        tell(value);
     } else {
-        tell(doctor::to_text(pid, &findings).trim_end());
+        tell(text.trim_end());
     }
-    Ok(if findings.refusals.is_empty() { 0 } else { 3 })
-}
-
-fn machine(json: bool) -> Result<u8, Failure> {
-    let checks = doctor::machine::examine()?;
-    if json {
-        tell(doctor::machine::to_json(&checks));
-    } else {
-        tell(doctor::machine::to_text(&checks).trim_end());
-    }
-    Ok(if doctor::machine::can_dump(&checks) { 0 } else { 3 })
+    Ok(if is_fine && can_restore { 0 } else { 3 })
 }
 
 fn inspect(args: &Inspect) -> Result<u8, Failure> {

@@ -4,6 +4,8 @@
 //! unless it is [`DumpError::Undecided`].
 
 use std::io;
+use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use godwit_page_server::store::StoreError;
@@ -18,6 +20,7 @@ use crate::interrupt::Interrupted;
 use crate::link::LinkError;
 use crate::predump::pages::PagesError;
 use crate::predump::tracker::TrackerError;
+use crate::prepare::scripts;
 use crate::procfs::ProcfsError;
 use crate::refusal::{Findings, Refusals};
 use crate::remote::RemoteError;
@@ -36,6 +39,40 @@ pub enum DumpError {
         step: Step,
         /// What was allowed.
         limit: Duration,
+    },
+    /// An action script failed.
+    #[error("action script {} failed at {action} ({status}); the process runs on", script.display())]
+    Script {
+        /// Which.
+        script: PathBuf,
+        /// The point at which it ran.
+        action: &'static str,
+        /// How it ended.
+        status: ExitStatus,
+    },
+    /// An action script took too long.
+    #[error(
+        "action script {} took longer than {limit:?} at {action} and was ended; the process runs on: give it more with \
+         --timeout", script.display()
+    )]
+    ScriptTimeout {
+        /// Which.
+        script: PathBuf,
+        /// The point at which it ran.
+        action: &'static str,
+        /// What was allowed.
+        limit: Duration,
+    },
+    /// A plugin failed.
+    #[error("plugin {plugin}: {what} failed; the process runs on as far as the plugin lets it")]
+    Plugin {
+        /// Its name, or its file.
+        plugin: String,
+        /// The hook, or what was done with it.
+        what: &'static str,
+        /// Its answer.
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A step was made to fail by a test.
     #[error("step {} was made to fail {when} its effect", step.name())]
@@ -161,6 +198,7 @@ impl DumpError {
             DumpError::Usage(_) => 2,
             DumpError::Refused(_) => 3,
             DumpError::Undecided { .. } | DumpError::LostAfterCommit { .. } => 4,
+            DumpError::Script { action, status, .. } => scripts::exit_status(action, *status),
             _ => crate::interrupt::asked().map_or(1, Interrupted::exit_status),
         }
     }

@@ -16,7 +16,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use godwit_wire::fault;
 use godwit_wire::image::core::SeccompMode;
-use godwit_wire::image::inventory::PluginsEntry;
 use godwit_wire::image::{ImageKind, ImageWriter};
 use nix::unistd::Pid;
 
@@ -31,7 +30,7 @@ use crate::freeze::seize::Frozen;
 use crate::freeze::tree::{self as freeze_tree, FrozenTree};
 use crate::handover::{self, HandedOver, Member};
 use crate::interrupt;
-use crate::options::{CriuVersion, Options};
+use crate::options::{Afterwards, CriuVersion, Options};
 use crate::pool::Pool;
 use crate::predump::hot;
 use crate::predump::pages::{self, Owners, PageSource, PagesError, Sent, StopOthers};
@@ -40,11 +39,14 @@ use crate::predump::segments::Comparing;
 use crate::predump::whole;
 use crate::prepare::alarm::Alarm;
 use crate::prepare::cpu::XsaveLayout;
+use crate::prepare::cpu_match::Processor;
+use crate::prepare::image_dir::ImageDir;
 use crate::prepare::inventory::Inventory;
 use crate::prepare::leftovers::Claims;
 use crate::prepare::link::Target;
+use crate::prepare::plugins::{self, Plugins};
 use crate::prepare::root::Root;
-use crate::prepare::scripts::{self, Hook};
+use crate::prepare::scripts::{Hook, NetworkLock, Scripts};
 use crate::prepare::{kerndat, leftovers, limits, survey};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{self, ProcfsError, stat, status, timers};
@@ -79,10 +81,15 @@ pub fn dump(options: &Options) -> Result<Report, DumpError> {
 fn copy(options: &Options, host: &Host, steps: &mut Steps) -> Result<(Rounds, SealedSet, Ended), DumpError> {
     let mut rounds = predump(options, host)?; //                                 while it runs: list, send, seal
     let frozen = freeze(options, host, steps)?; //                               14-15: drop = it runs on
+    let ending = host.plugins.ending(); //                                       drop = plugins are told of the failure
+    let network = host.scripts.lock_network()?; //                               drop = scripts unlock
     let collected = collect(options, host, &frozen, steps)?; //                  15b-20b
     let dumped = dump_tasks(options, host, &frozen, collected, &mut rounds, steps)?; // 21
     let sealed = finish(options, host, &frozen, dumped, steps)?; //              22-33
+    let network = (options.afterwards != Afterwards::Run).then_some(network); // unlocked before it runs on
     let ended = hand_over(options, host, frozen, &sealed)?; //                   kill, run on or stop
+    network.into_iter().for_each(NetworkLock::keep);
+    ending.done();
     Ok((rounds, sealed, ended))
 }
 
@@ -94,14 +101,20 @@ pub fn pre_dump(options: &Options) -> Result<Report, DumpError> {
     let begun = Instant::now();
     let mut steps = Steps::default();
     let host = prepare(options, &mut steps)?;
+    let ending = host.plugins.ending();
     let rounds = predump(options, &host).and_then(|rounds| host.target.close().map(|()| rounds));
     let rounds = host.target.given_up_unless(rounds)?;
+    ending.done();
     Ok(report(&host, rounds, SealedSet::default(), Ended::default(), begun.elapsed()))
 }
 
 /// What the preparation leaves.
 struct Host {
     claims: Claims,
+    plugins: Plugins,
+    scripts: Scripts,
+    image_dir: ImageDir,
+    processor: Processor,
     root: Root,
     layout: XsaveLayout,
     inventory: Inventory,
@@ -126,9 +139,11 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     let tree = claims.tree(root.pid)?;
     leftovers::thaw_tree(&root.boot_id, &tree, &options.state_dir)?;
     leftovers::sweep_tree(root.pid)?;
-    steps.run(Step::PreDumpScripts, || scripts::run(&options.action_scripts, Hook::PreDump, options.pid))?;
+    let image_dir = ImageDir::open(options)?;
+    let scripts = Scripts::new(options, &image_dir);
+    steps.run(Step::PreDumpScripts, || scripts.run(Hook::PreDump))?;
     let stats = steps.run(Step::InitStats, || Ok(DumpStats::default()))?;
-    let plugins = steps.run(Step::Plugins, || Ok(PluginsEntry::default()))?;
+    let plugins = steps.run(Step::Plugins, || Plugins::load(options, &image_dir))?;
     steps.run(Step::Kerndat, kerndat::probe)?;
     let mut findings = Findings::default();
     let mut seen = survey::look_patiently(&root, options.shell_job, &mut findings)?;
@@ -139,8 +154,9 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     let cgroup = steps.run(Step::CgroupInfo, || root.cgroup())?;
     survey::memory_of(&mut seen, &mut findings)?;
     let mut losses = survey::verdict(findings, options.strict)?;
-    let inventory = steps.run(Step::PrepareInventory, || Inventory::prepare(plugins))?;
+    let inventory = steps.run(Step::PrepareInventory, Inventory::prepare)?;
     steps.run(Step::CpuInfo, || layout.warn_of_unknown())?;
+    let processor = Processor::probe(options.cpu_cap);
     let target = steps.run(Step::Connect, || Target::open(options, &root))?;
     let criu = options.criu_version.or_else(|| target.criu_version());
     let mut findings = Findings::default();
@@ -150,8 +166,25 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
         return Err(handover::refuse_kill_first(root.pid));
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
-    let (pool, others) = (Pool::default(), seen.others);
-    Ok(Host { claims, root, layout, inventory, target, origin, cgroup, others, criu, losses, stats, pool })
+    let pool = Pool::default();
+    Ok(Host {
+        claims,
+        plugins,
+        scripts,
+        image_dir,
+        processor,
+        root,
+        layout,
+        inventory,
+        target,
+        origin,
+        cgroup,
+        others: seen.others,
+        criu,
+        losses,
+        stats,
+        pool,
+    })
 }
 
 fn predump(options: &Options, host: &Host) -> Result<Rounds, DumpError> {
@@ -216,6 +249,10 @@ impl Stopped {
 
 fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, DumpError> {
     let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
+    // What comes later is paused where its number is known: under freeze it cannot go on by itself.
+    for task in tree::Tree::walk(host.root.pid)?.tasks {
+        plugins::pause_devices(task.pid)?;
+    }
     let frozen =
         steps.run(Step::CollectPstree, || Ok(freeze_tree::seize(host.root.pid, options.freeze_timeout)?))?;
     let freezing = alarm.elapsed();
@@ -261,6 +298,7 @@ fn collect(
     let descriptors: Vec<Vec<Descriptor>> = descriptors.collect::<Result<_, _>>()?;
     let by_task = || tasks.iter().zip(&descriptors).map(|(task, all)| (task.pid, &all[..]));
     steps.run(Step::CheckpointDevices, || {
+        pids.iter().try_for_each(|pid| plugins::checkpoint_devices(*pid))?;
         let inside = pids.iter().copied().collect();
         let held_elsewhere = files::held_elsewhere(&inside, descriptors.iter().flatten());
         for (pid, all) in by_task() {
@@ -638,7 +676,8 @@ fn finish(
         images.need_option("--shell-job");
     }
     let others = [pstree, clocks, collected.seccomp.image()?];
-    for image in locks.into_iter().chain(zombies).chain(state.table.images()?).chain(others) {
+    let images_of_tasks = locks.into_iter().chain(zombies).chain(state.table.images()?);
+    for image in images_of_tasks.chain(others).chain(host.processor.image()?) {
         images.put(image)?;
     }
     let mut stats = rounds::count(host.stats, listed.iter(), &sent);
@@ -648,6 +687,7 @@ fn finish(
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     images.put(stats.image()?)?;
     pids.iter().zip(&rings).try_for_each(|(pid, rings)| rings.stood_still(*pid))?;
+    host.image_dir.hand_over(|image| images.put(image))?;
     steps.run(Step::WriteInventory, || images.put(host.inventory.complete()?))?;
     let restore_options = images.restore_options().to_vec();
     let round = images.plan().round;
@@ -655,7 +695,7 @@ fn finish(
     let owners = owners(tasks);
     let (sealed, _) = images.seal(&page_source(options, host, &owners, &segments))?;
     fault::point("mid.finish.sealed")?;
-    scripts::run(&options.action_scripts, Hook::PostDump, root.pid)?;
+    host.scripts.run(Hook::PostDump)?;
     let report = rounds::report(round, listed.iter(), &sent, memdump, sealed.fsync_us).with_shared(shared);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     let losses = collected.losses.into_iter().chain(state.losses).collect();

@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 use crate::link::limit::Rate;
 use crate::link::{Compress, Delta};
 use crate::predump::tracker::Choice;
+use crate::prepare::cpu_match::CpuCap;
 
 /// What happens to the source once its images are whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,6 +55,39 @@ pub struct RoundLimits {
     pub downtime_target: Duration,
 }
 
+/// Whether a set is made, or a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// A dump or a migration: a final set.
+    Dump,
+    /// One round on its own; the process runs.
+    PreDump,
+}
+
+/// How long each phase may take before it is given up and undone. The help of `godwit migrate` tells the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// Each of: connecting, one action script, the freeze until everything is collected.
+    pub step: Duration,
+    /// A page server that lives and takes nothing, or leaves a request unanswered that costs it little.
+    pub stall: Duration,
+    /// A page server that verifies a round or the final set and makes it durable.
+    pub seal: Duration,
+    /// A page server that restores.
+    pub restore: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Timeouts {
+        Timeouts {
+            step: Duration::from_secs(10),
+            stall: Duration::from_secs(30),
+            seal: Duration::from_secs(600),
+            restore: Duration::from_secs(600),
+        }
+    }
+}
+
 /// A release of CRIU, as far as images depend on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct CriuVersion {
@@ -93,6 +127,8 @@ impl fmt::Display for CriuVersion {
 /// One dump or migration.
 #[derive(Clone, Debug)]
 pub struct Options {
+    /// What is made.
+    pub stage: Stage,
     /// The root of the tree.
     pub pid: Pid,
     /// Where the images go.
@@ -113,10 +149,16 @@ pub struct Options {
     pub shell_job: bool,
     /// Never kill the source before the destination has restored it; refuse trees whose locks need that.
     pub no_kill_first: bool,
-    /// Time the collection under freeze may take before it is given up.
+    /// Time the collection under freeze may take before it is given up: [`Timeouts::step`].
     pub freeze_timeout: Duration,
+    /// How long each phase may take.
+    pub timeouts: Timeouts,
     /// Programs to run at the named points of a dump, in order.
     pub action_scripts: Vec<PathBuf>,
+    /// Where plugins for CRIU lie; without it none is loaded.
+    pub libdir: Option<PathBuf>,
+    /// What of the processor must be the same where the process is restored.
+    pub cpu_cap: CpuCap,
     /// The CRIU that will restore, where the user said so; else what the page server says, or any from 4.1 on.
     pub criu_version: Option<CriuVersion>,
     /// Threads that read pages, at least 1.

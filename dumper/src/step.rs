@@ -22,11 +22,11 @@ pub enum Step {
     PreDumpScripts,
     /// 3: start the statistics.
     InitStats,
-    /// 4: plugins: none are loaded, and the inventory says so.
+    /// 4: load the plugins that were named.
     Plugins,
     /// 5: probe the kernel.
     Kerndat,
-    /// 6: inotify path cache: proved unneeded, since watches are refused.
+    /// 6: inotify path cache: none is kept (`prepare::survey::descriptors`).
     IrmapCache,
     /// 7: the processor's XSAVE layout.
     CpuInit,
@@ -46,7 +46,7 @@ pub enum Step {
     Alarm,
     /// 15: seize and stop every thread.
     CollectPstree,
-    /// 15b: devices with state of their own (GPUs): none.
+    /// 15b: devices with state of their own (GPUs): plugins save it.
     CheckpointDevices,
     /// 16: ids of the tasks' kernel objects.
     CollectIds,

@@ -64,7 +64,7 @@ fn seal(scene: &Scene, server: &Server, run: &Run) -> Result<Sealed, String> {
     let script = write_hold(&hold);
     let tracker = std::env::var("GODWIT_MEMORY_TRACKER").unwrap_or_else(|_| "auto".to_owned());
     let mut options = vec!["--no-restore", "--name", &name, "--rounds", &rounds, "--tracker", &tracker];
-    options.extend(["--action-script", script.to_str().unwrap()]);
+    options.extend(["--timeout", "60s", "--action-script", script.to_str().unwrap()]);
     options.extend(run.options);
     let mut running = Running::start(godwit_command(scene, &migrate_args(victim.pid, server, &options)));
     while !hold.join("frozen").exists() {

@@ -136,9 +136,14 @@ pub struct Serve {
     /// In which pid namespace to restore, unless the session says so.
     #[arg(long, value_enum, default_value_t = Pidns::Auto)]
     pub restore_pidns: Pidns,
-    /// The criu program, 4.1 or newer.
+    /// The criu program, 4.1 or newer. It looks for plugins where the variable CRIU_LIBS_DIR says.
     #[arg(long, value_name = "PATH", env = "GODWIT_CRIU", default_value = "criu")]
     pub criu: PathBuf,
+    /// Program to run at every point of a restore that CRIU names (CRTOOLS_SCRIPT_ACTION: pre-restore, setup-namespaces,
+    /// post-setup-namespaces, post-restore, pre-resume, post-resume, ...); may be repeated. One that fails up to
+    /// post-restore undoes the restore, and the process runs on at its source.
+    #[arg(long = "action-script", value_name = "FILE", requires = "restore")]
+    pub action_scripts: Vec<PathBuf>,
     /// Sessions at the same time.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub sessions_max: usize,
@@ -186,9 +191,14 @@ impl Serve {
             Pidns::New => RestorePidns::New,
             Pidns::Host => RestorePidns::Host,
         };
-        let settings = || RestoreSettings::of_this_program(self.criu, pidns);
+        let action_scripts = self.action_scripts;
+        let settings = || {
+            let settings = RestoreSettings::of_this_program(self.criu, pidns)?;
+            Ok(RestoreSettings { action_scripts, ..settings })
+        };
         let restore = self.restore.then(settings).transpose();
-        let restore = restore.map_err(|source| ServeError::Io { what: "find this program", source })?;
+        let restore =
+            restore.map_err(|source: std::io::Error| ServeError::Io { what: "find this program", source })?;
         Ok(Options {
             listen: self.listen,
             images_dir: self.images_dir,

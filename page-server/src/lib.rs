@@ -2,11 +2,12 @@
 //!
 //! Reading order: [`serve`] (the flow of a session), `admit` (who may have one), `lanes` (frames into the
 //! store), [`store`] (image directories), `handover` and [`restore`] (the tree comes to life), `query` (answers
-//! from the journals), [`operate`] (an operator decides here); [`cli`] and [`error`] serve the program.
+//! from the journals), [`operate`] (an operator decides here), [`cpu`] (what this processor can do); [`cli`] and [`error`] serve the program.
 #![deny(unsafe_code)]
 
 mod admit;
 pub mod cli;
+pub mod cpu;
 pub mod error;
 mod handover;
 mod lanes;

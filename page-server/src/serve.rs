@@ -16,6 +16,7 @@ use godwit_wire::control::{
     RoundAbandoned, RoundAccepted, RoundSealed, SessionClosed, SessionOpened, SlotRange, ToServer, Want,
 };
 use godwit_wire::error::{Code, SessionError};
+use godwit_wire::image::cpuinfo::CpuinfoX86Entry;
 use godwit_wire::image::manifest::Manifest;
 use godwit_wire::plan::{EXTENT_SLOTS, PagesPlan, RoundKind, RoundPlan};
 use godwit_wire::quic::{
@@ -25,6 +26,7 @@ use godwit_wire::session::{Phase, Receiver, Reply, Request, SealRequest};
 use godwit_wire::version;
 
 use crate::admit::{Arrived, Refusal, Session, Sessions, Wants};
+use crate::cpu;
 use crate::error::{ServeError, chain};
 use crate::handover::Desks;
 use crate::lanes;
@@ -77,6 +79,7 @@ pub(crate) struct Shared {
     pub(crate) settings: RestoreSettings,
     boot_id: String,
     criu_version: String,
+    cpu: Option<CpuinfoX86Entry>,
 }
 
 /// A page server that listens.
@@ -139,7 +142,8 @@ impl Server {
         let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let boot_id = boot_id.trim().to_owned();
         let (sessions, desks) = (Sessions::new(options.sessions_max), Desks::default());
-        let shared = Shared { options, store, sessions, desks, settings, boot_id, criu_version };
+        let cpu = cpu::probe();
+        let shared = Shared { options, store, sessions, desks, settings, boot_id, criu_version, cpu };
         Ok(Server { listener, shared: Arc::new(shared) })
     }
 
@@ -283,6 +287,7 @@ impl Client {
                 restore_allowed: shared.options.restore.is_some(),
                 criu_version: shared.criu_version.clone(),
                 boot_id: shared.boot_id.clone(),
+                cpu: shared.cpu.clone().map(Box::new),
             }),
             Err(why) => self.voice.say(Refused { code: why.code().number(), text: why.to_string() }),
         }

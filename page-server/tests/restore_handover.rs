@@ -30,6 +30,7 @@ fn settings(criu: &Path) -> RestoreSettings {
         criu: criu.to_owned(),
         pidns: RestorePidns::New,
         program: env!("CARGO_BIN_EXE_godwit-page-server").into(),
+        action_scripts: Vec::new(),
         time_limit: Some(Duration::from_secs(30)),
     }
 }

@@ -5,6 +5,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use prost::Message;
 
 use crate::error::Malformed;
+use crate::image::cpuinfo::CpuinfoX86Entry;
 
 /// Longest encoded message in bytes, without its length prefix.
 pub const MESSAGE_LEN_MAX: usize = 1 << 20;
@@ -406,6 +407,10 @@ pub struct HelloAck {
     /// `boot_id` of the server's kernel.
     #[prost(string, tag = "6")]
     pub boot_id: String,
+    /// What the server's processor can do, as an image would hold it. Servers before it was there say nothing, and it is
+    /// not compared then; so does a server whose processor nobody knows.
+    #[prost(message, optional, boxed, tag = "7")]
+    pub cpu: Option<Box<CpuinfoX86Entry>>,
 }
 
 /// The greeting or the session is refused.

@@ -2,10 +2,11 @@
 #![allow(clippy::unwrap_used, reason = "a failed helper is a failed test")]
 
 use bytes::Bytes;
-use godwit_wire::control::{Envelope, Hello, RoundAccepted, Seal, ToClient, ToServer};
+use godwit_wire::control::{Envelope, Hello, HelloAck, RoundAccepted, Seal, ToClient, ToServer};
 use godwit_wire::frame::{
     Codec, FrameHeader, Join, Kind, Method, Packer, Payload, Secret, SessionId, same_payload,
 };
+use godwit_wire::image::cpuinfo::CpuinfoX86Entry;
 use proptest::prelude::*;
 
 fn hex(bytes: &[u8]) -> String {
@@ -78,6 +79,24 @@ fn control_bytes() {
     assert_eq!(hex(&ToServer::from(seal).to_wire().unwrap()), "0b00000042090802100118ac022009");
     let accepted = RoundAccepted { round: 2, epoch: 1 };
     assert_eq!(hex(&ToClient::from(accepted).to_wire().unwrap()), "06000000220408021001");
+}
+
+#[test]
+fn a_greeting_of_before_processors_were_told_is_understood() {
+    let old = HelloAck { version: 1, features: 3, restore_allowed: true, ..HelloAck::default() };
+    let bytes = ToClient::from(old.clone()).to_wire().unwrap();
+    assert_eq!(hex(&bytes), "080000000a06080110032001");
+    let cpu = CpuinfoX86Entry {
+        vendor_id: 1,
+        cpu_family: 6,
+        capability_ver: 2,
+        capability: vec![1, 2],
+        ..Default::default()
+    };
+    let new = HelloAck { cpu: Some(Box::new(cpu)), ..old };
+    let bytes = ToClient::from(new.clone()).to_wire().unwrap();
+    assert_eq!(hex(&bytes), "180000000a1608011003200 13a0e080110061800200028023001 3002".replace(' ', ""));
+    assert_eq!(ToClient::from_wire(&bytes[4..]), Ok(new.into()));
 }
 
 #[test]

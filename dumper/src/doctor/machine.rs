@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::DumpError;
 use crate::handover::chain;
@@ -28,7 +28,7 @@ pub enum State {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Check {
     /// What was tried.
-    pub what: &'static str,
+    pub what: String,
     /// How it ended.
     pub state: State,
 }
@@ -53,7 +53,7 @@ const CAPABILITIES: [(u32, &str, bool, &str); 4] = [
 /// When `/proc` is not there.
 pub fn examine() -> Result<Vec<Check>, DumpError> {
     let mut checks = Vec::new();
-    let mut note = |what, state| checks.push(Check { what, state });
+    let mut note = |what: &str, state| checks.push(Check { what: what.to_owned(), state });
     let effective = status::read(Pid::this())?.capabilities.effective;
     for (number, what, is_needed, without) in CAPABILITIES {
         let state = match (effective & 1 << number != 0, is_needed) {
@@ -101,8 +101,8 @@ pub fn can_dump(checks: &[Check]) -> bool {
     !checks.iter().any(|check| matches!(check.state, State::Missing(_)))
 }
 
-/// The checks as lines for a person.
-pub fn to_text(checks: &[Check]) -> String {
+/// A line for each check.
+pub(super) fn lines(checks: &[Check]) -> String {
     let mut text = String::new();
     for Check { what, state } in checks {
         let _ = match state {
@@ -111,6 +111,22 @@ pub fn to_text(checks: &[Check]) -> String {
             State::Missing(why) => writeln!(text, "missing: {what}: {why}"),
         };
     }
+    text
+}
+
+/// An object for each check.
+pub(super) fn values(checks: &[Check]) -> Vec<Value> {
+    let value = |Check { what, state }: &Check| match state {
+        State::Works => json!({"what": what, "state": "works"}),
+        State::Without(why) => json!({"what": what, "state": "without", "why": why}),
+        State::Missing(why) => json!({"what": what, "state": "missing", "why": why}),
+    };
+    checks.iter().map(value).collect()
+}
+
+/// The checks as lines for a person.
+pub fn to_text(checks: &[Check]) -> String {
+    let mut text = lines(checks);
     let verdict =
         if can_dump(checks) { "processes can be dumped here" } else { "nothing can be dumped here" };
     let _ = writeln!(text, "{verdict}; `godwit doctor --pid N` says whether a certain one can");
@@ -118,16 +134,8 @@ pub fn to_text(checks: &[Check]) -> String {
 }
 
 /// The checks as one JSON object.
-pub fn to_json(checks: &[Check]) -> String {
-    let checks_json: Vec<_> = checks
-        .iter()
-        .map(|Check { what, state }| match state {
-            State::Works => json!({"what": what, "state": "works"}),
-            State::Without(why) => json!({"what": what, "state": "without", "why": why}),
-            State::Missing(why) => json!({"what": what, "state": "missing", "why": why}),
-        })
-        .collect();
-    json!({"can_dump": can_dump(checks), "checks": checks_json}).to_string()
+pub fn to_value(checks: &[Check]) -> Value {
+    json!({"can_dump": can_dump(checks), "checks": values(checks)})
 }
 
 #[cfg(test)]
@@ -136,11 +144,11 @@ mod tests {
 
     #[test]
     fn what_is_missing_is_said_with_its_reason() {
-        let check = |state| Check { what: "x", state };
+        let check = |state| Check { what: "x".to_owned(), state };
         let fine = [check(State::Works), check(State::Without("slow".into()))];
         assert!(can_dump(&fine) && to_text(&fine).contains("done without: x: slow"));
         let bad = [check(State::Missing("no right".into()))];
         assert!(!can_dump(&bad) && to_text(&bad).contains("missing: x: no right"));
-        assert!(to_json(&bad).contains("\"can_dump\":false"));
+        assert_eq!(to_value(&bad)["can_dump"], false);
     }
 }

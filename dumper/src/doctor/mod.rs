@@ -1,6 +1,8 @@
 //! `godwit doctor`: what of a process cannot be dumped or would be lost, said before anything is touched;
-//! and the sweep of what a killed dumper left behind. Without a process, what the machine can do ([`machine`]).
+//! and the sweep of what a killed dumper left behind. Without a process, what the machine can do ([`machine`]); with a
+//! page server, what that one can ([`destination`]).
 
+pub mod destination;
 pub mod machine;
 
 use std::fmt::Write;
@@ -8,7 +10,7 @@ use std::path::Path;
 
 use godwit_wire::journal::{self, Event, Facts, Journal, Summary};
 use nix::unistd::Pid;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::DumpError;
 use crate::handover::chain;
@@ -53,7 +55,7 @@ pub fn to_text(pid: Pid, findings: &Findings) -> String {
 }
 
 /// The findings as one JSON object.
-pub fn to_json(pid: Pid, findings: &Findings) -> String {
+pub fn to_value(pid: Pid, findings: &Findings) -> Value {
     let refusals: Vec<_> = findings
         .refusals
         .iter()
@@ -65,7 +67,6 @@ pub fn to_json(pid: Pid, findings: &Findings) -> String {
         findings.risks.iter().map(|r| json!({"subject": r.subject.to_string(), "what": r.what})).collect();
     let can_migrate = refusals.is_empty();
     json!({"pid": pid.as_raw(), "can_migrate": can_migrate, "refusals": refusals, "losses": losses, "risks": risks})
-        .to_string()
 }
 
 /// Thaws what a killed dumper left frozen, where no hand-over holds it, takes away what it left in processes, and says

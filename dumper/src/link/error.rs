@@ -28,7 +28,7 @@ pub enum LinkError {
     #[error(transparent)]
     Gone(Arc<LinkError>),
     /// The server did not answer in time, although the link lives.
-    #[error("page server {peer} did not answer {request} within {} s", waited.as_secs())]
+    #[error("page server {peer} did not answer {request} within {waited:?}{}", way_out_of(request))]
     Silent {
         /// The server.
         peer: SocketAddr,
@@ -106,6 +106,16 @@ pub enum LinkError {
         #[source]
         source: std::io::Error,
     },
+}
+
+/// The option that bounds the wait for an answer to a request, where there is one.
+fn way_out_of(request: &str) -> &'static str {
+    match request {
+        "Seal" => ": give it more with --seal-timeout",
+        "Restore" => ": give it more with --restore-timeout",
+        "OpenSession" | "RoundBegin" | "RoundAbandon" => ": give it more with --stall-timeout",
+        _ => "",
+    }
 }
 
 impl LinkError {

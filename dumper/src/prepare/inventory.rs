@@ -2,11 +2,12 @@
 
 use bytes::Bytes;
 
-use godwit_wire::image::inventory::{InventoryEntry, Lsmtype, PluginsEntry};
+use godwit_wire::image::inventory::{InventoryEntry, Lsmtype};
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
 use crate::collect::ids;
 use crate::error::DumpError;
+use crate::prepare::plugins;
 use crate::procfs::host;
 use crate::task::threads::CG_SET;
 
@@ -23,20 +24,19 @@ const NETWORK_LOCK_SKIP: u32 = 2;
 #[derive(Clone, Debug)]
 pub struct Inventory {
     run_id: String,
-    plugins: PluginsEntry,
 }
 
 impl Inventory {
-    /// Prepares it; each dump has an id of its own. `plugins` are those whose state the images hold; an absent list
-    /// would mean "all", so an empty one is written.
+    /// Prepares it; each dump has an id of its own. The plugins that it names are those that had said by its end that a
+    /// restore needs them; an absent list would mean "all", so an empty one is written.
     ///
     /// # Errors
     /// When the kernel gives no random id.
-    pub fn prepare(plugins: PluginsEntry) -> Result<Inventory, DumpError> {
+    pub fn prepare() -> Result<Inventory, DumpError> {
         let path = "/proc/sys/kernel/random/uuid";
         let id =
             std::fs::read_to_string(path).map_err(|source| DumpError::sys(path, "reading it", source))?;
-        Ok(Inventory { run_id: id.trim().to_owned(), plugins })
+        Ok(Inventory { run_id: id.trim().to_owned() })
     }
 
     /// The inventory of a final set.
@@ -52,7 +52,7 @@ impl Inventory {
             root_cg_set: Some(CG_SET),
             lsmtype: Some(Lsmtype::NoLsm.into()),
             network_lock_method: Some(NETWORK_LOCK_SKIP),
-            plugins_entry: Some(self.plugins.clone()),
+            plugins_entry: Some(plugins::inventory()),
             dump_criu_run_id: Some(self.run_id.clone()),
             ..InventoryEntry::default()
         })
@@ -67,7 +67,7 @@ impl Inventory {
             img_version: IMG_VERSION_ROUND,
             dump_uptime: Some(host::uptime_us()?),
             pre_dump_mode: Some(PRE_DUMP_READ),
-            plugins_entry: Some(self.plugins.clone()),
+            plugins_entry: Some(plugins::inventory()),
             ..InventoryEntry::default()
         })?)
     }

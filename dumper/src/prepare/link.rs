@@ -14,10 +14,12 @@ use godwit_wire::session::Phase;
 use crate::collect::tree::{Task, Tree};
 use crate::error::DumpError;
 use crate::link::limit::Watch;
-use crate::link::{Link, LinkCounters, LinkError, LinkOptions, RemoteSink, SessionWish};
+use crate::link::{Limits, Link, LinkCounters, LinkError, LinkOptions, RemoteSink, SessionWish};
 use crate::options::{CriuVersion, Destination, Options, RestorePidns};
+use crate::prepare::cpu_match::Processor;
 use crate::prepare::root::Root;
 use crate::procfs::stat;
+use crate::refusal::{Findings, Subject};
 
 /// Names that are tried for a session without a name of the user's: `PID-STARTTIME`, then with `-2` and so on.
 const ATTEMPTS_MAX: u32 = 100;
@@ -63,7 +65,9 @@ impl Target {
                 };
                 let default = wish.name.clone();
                 for attempt in 2..=ATTEMPTS_MAX {
-                    match open_remote(address, keys, options, &wish) {
+                    let link = connect(address, keys, options)?;
+                    check_processor(options, root, &link)?;
+                    match link.open_session(wish.clone()) {
                         // An earlier attempt on this process left rounds there, or is just ending.
                         Err(error) if name.is_none() && error.code() == Some(Code::NameTaken) => {
                             wish.name = format!("{default}-{attempt}");
@@ -71,7 +75,7 @@ impl Target {
                         opened => return Ok(Target::Remote(Box::new(opened?))),
                     }
                 }
-                Ok(Target::Remote(Box::new(open_remote(address, keys, options, &wish)?)))
+                Ok(Target::Remote(Box::new(connect(address, keys, options)?.open_session(wish)?)))
             }
         }
     }
@@ -179,16 +183,36 @@ impl Target {
     }
 }
 
-fn open_remote(
-    address: &str,
-    keys: &Path,
-    options: &Options,
-    wish: &SessionWish,
-) -> Result<RemoteSink, LinkError> {
+/// Where it is to be restored, the processor must do for it. Where images are only kept it is said: the restore may be
+/// elsewhere.
+fn check_processor(options: &Options, root: &Root, link: &Link) -> Result<(), DumpError> {
+    let mut findings = Findings::default();
+    Processor::probe(options.cpu_cap).check(&Subject::Process(root.pid), &link.server(), &mut findings);
+    if options.restore {
+        findings.verdict()?;
+        return Ok(());
+    }
+    findings.refusals.iter().for_each(|found| tracing::warn!("it could not be restored there: {found}"));
+    Ok(())
+}
+
+fn connect(address: &str, keys: &Path, options: &Options) -> Result<Link, LinkError> {
     let (compress, delta, senders) = (options.compress, options.delta, options.readers);
     let connections = options.connections;
     let bucket = Arc::new(Bucket::new(options.bandwidth_limit.0, Instant::now()));
-    let tuning = Tuning { bucket: Arc::clone(&bucket), ..Tuning::default() };
+    let timeouts = &options.timeouts;
+    let tuning = Tuning {
+        bucket: Arc::clone(&bucket),
+        connect_limit: timeouts.step,
+        stall_limit: timeouts.stall,
+        ..Tuning::default()
+    };
+    let limits = Limits {
+        request: timeouts.stall,
+        seal: timeouts.seal,
+        restore: timeouts.restore,
+        ..Limits::default()
+    };
     let watch = match Watch::start(&options.state_dir, options.pid, bucket) {
         Ok(watch) => Some(Arc::new(watch)),
         Err(error) => {
@@ -197,9 +221,8 @@ fn open_remote(
             None
         }
     };
-    let options =
-        LinkOptions { tuning, connections, compress, delta, senders, watch, ..LinkOptions::default() };
-    Link::connect(address, &Identity::client(keys), options)?.open_session(wish.clone())
+    let options = LinkOptions { tuning, connections, compress, delta, senders, watch, limits };
+    Link::connect(address, &Identity::client(keys), options)
 }
 
 /// Memory of all processes of the tree, pages that they share counted in each.

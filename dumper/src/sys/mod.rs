@@ -5,7 +5,7 @@
 //! looking at a task), [`process_vm`] (its memory), [`pidfd`] and [`kcmp`] (its descriptors), [`pagemap_scan`] and
 //! [`userfaultfd`] (what it wrote), [`sched`] and [`rlimit`] (facts asked from outside), [`fcntl`], [`pipe`],
 //! [`handle`] (facts about a descriptor), [`cpuid`] (the layout of the XSAVE area), [`memory`] (own mappings), [`mount`] (the
-//! cgroup hierarchy), [`child`] (starting programs).
+//! cgroup hierarchy), [`child`] (starting programs), [`plugin`] (code of others, loaded).
 
 pub mod child;
 pub mod cpuid;
@@ -17,6 +17,7 @@ pub mod mount;
 pub mod pagemap_scan;
 pub mod pidfd;
 pub mod pipe;
+pub mod plugin;
 pub mod process_vm;
 pub mod ptrace;
 pub mod rlimit;

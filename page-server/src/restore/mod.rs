@@ -83,6 +83,8 @@ pub struct RestoreSettings {
     pub program: PathBuf,
     /// How long criu may take until the tree is held; `None` reckons with the size of the images.
     pub time_limit: Option<Duration>,
+    /// The operator's action scripts, in order: run at every point of the restore that CRIU names.
+    pub action_scripts: Vec<PathBuf>,
 }
 
 impl RestoreSettings {
@@ -96,7 +98,7 @@ impl RestoreSettings {
             let text = format!("{} was replaced: restart the server", program.display());
             return Err(io::Error::other(text));
         }
-        Ok(Self { criu, pidns, program, time_limit: None })
+        Ok(Self { criu, pidns, program, time_limit: None, action_scripts: Vec::new() })
     }
 }
 
@@ -533,6 +535,7 @@ impl Handover {
             program: std::path::absolute(&self.settings.program)?,
             criu,
             options: images::restore_options(&dir)?,
+            action_scripts: absolute(&self.settings.action_scripts)?,
             images_dir: dir,
             own_pidns,
             limit_ms: limit.as_millis() as u64,
@@ -743,6 +746,11 @@ fn tree_of(facts: &Facts) -> Vec<Identity> {
         true => identity(facts.pid, facts.start_time).into_iter().collect(),
         false => facts.members.iter().map(Identity::from).collect(),
     }
+}
+
+/// Programs by their whole paths: whoever runs them stands in another directory.
+fn absolute(programs: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
+    programs.iter().map(std::path::absolute).collect()
 }
 
 /// How often a tree that is lost while it is held is restored anew in one commit.

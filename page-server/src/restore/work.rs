@@ -37,6 +37,9 @@ pub(super) struct Plan {
     pub own_pidns: bool,
     /// How long criu may take until the tree is held, and from the release until it ends, in milliseconds.
     pub limit_ms: u64,
+    /// The operator's action scripts. Plans of before it was there have none.
+    #[serde(default)]
+    pub action_scripts: Vec<PathBuf>,
 }
 
 impl Plan {

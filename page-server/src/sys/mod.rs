@@ -62,3 +62,18 @@ pub fn keep_freed_memory() {
         unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, MAPPED_BYTES) };
     }
 }
+
+/// Asks the processor about itself (CPUID, Intel SDM volume 2A, AMD APM volume 3).
+#[cfg(target_arch = "x86_64")]
+pub fn cpuid(leaf: u32, subleaf: u32) -> crate::cpu::Registers {
+    #[allow(unused_unsafe, reason = "safe from Rust 1.94 on, unsafe in the oldest supported compiler")]
+    // SAFETY: every x86-64 processor has CPUID; an unknown leaf answers zeros or the last known one.
+    let found = unsafe { std::arch::x86_64::__cpuid_count(leaf, subleaf) };
+    crate::cpu::Registers { eax: found.eax, ebx: found.ebx, ecx: found.ecx, edx: found.edx }
+}
+
+/// There is no CPUID: whoever asks is told of no maker.
+#[cfg(not(target_arch = "x86_64"))]
+pub fn cpuid(_leaf: u32, _subleaf: u32) -> crate::cpu::Registers {
+    crate::cpu::Registers::default()
+}

@@ -433,6 +433,11 @@ impl Connection {
         }
     }
 
+    /// How long the peer may take nothing.
+    pub(super) fn stall_limit(&self) -> Duration {
+        self.core.tuning.stall_limit
+    }
+
     pub(super) fn inner(&self) -> &quinn::Connection {
         &self.inner
     }

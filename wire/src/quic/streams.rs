@@ -22,9 +22,7 @@ const JOIN_LIMIT: Duration = Duration::from_secs(10);
 const SKIPPED_LEN: usize = 16 << 10;
 /// How long a payload of at most an extent may take: its reader holds a buffer that others wait for.
 const PAYLOAD_LIMIT: Duration = Duration::from_secs(120);
-/// How long a server that answers may take no bytes of pages, as one whose disk hangs does.
-const STALL_LIMIT: Duration = Duration::from_secs(30);
-/// Less than this, sent in that time, is talk that keeps the link alive, and no pages.
+/// Less than this, sent within the limit of a stall, is talk that keeps the link alive, and nothing that was to be sent.
 const STALL_BYTES: u64 = 16 << 10;
 /// What a packet needs to be on its way before the fault behind a send fires.
 const SEND_SETTLES: Duration = Duration::from_millis(50);
@@ -65,10 +63,11 @@ impl ControlSender {
         ControlSender { connection, stream: Mutex::new(stream) }
     }
 
-    /// Sends a message; waits while the peer takes nothing.
+    /// Sends a message; waits while the peer takes nothing, as long as anything moves.
     ///
     /// # Errors
-    /// [`QuicError`] when the link is lost or a fault point fired.
+    /// [`QuicError`] when the link is lost or a fault point fired; [`QuicError::Silent`] when the peer lives and takes
+    /// nothing for [`super::Tuning::stall_limit`]. The stream is of no use afterwards.
     pub fn send<Out: Envelope>(&self, message: &Out) -> Result<(), QuicError> {
         let peer = self.connection.peer();
         let mut wire = [message.to_wire().map_err(|source| QuicError::Malformed { peer, source })?];
@@ -76,7 +75,7 @@ impl ControlSender {
         {
             let mut stream = self.stream.lock().unwrap_or_else(PoisonError::into_inner);
             let write = stream.write_all_chunks(&mut wire);
-            self.connection.handle().block_on(write).map_err(|error| write_error(&self.connection, error))?;
+            unless_stalled(&self.connection, write, "room for a message")?;
         }
         fire(&self.connection, "send.after", message.name(), SEND_SETTLES)
     }
@@ -199,25 +198,11 @@ impl LaneSender {
     ///
     /// # Errors
     /// [`QuicError`] when the link is lost, or the server refused the lane; [`QuicError::Silent`] when it lives and takes
-    /// nothing for half a minute: a process may be standing still for it. The lane is of no use afterwards.
+    /// nothing for [`super::Tuning::stall_limit`]: a process may be standing still for it. The lane is of no use afterwards.
     pub fn send(&mut self, header: &FrameHeader, payload: Bytes) -> Result<(), QuicError> {
         let mut parts = [Bytes::copy_from_slice(&header.encode()), payload];
-        let connection = &self.connection;
         let write = self.stream.write_all_chunks(&mut parts);
-        connection.handle().block_on(async {
-            tokio::pin!(write);
-            let mut sent_bytes = connection.stats().sent_bytes;
-            loop {
-                if let Ok(written) = tokio::time::timeout(STALL_LIMIT, &mut write).await {
-                    return written.map_err(|error| write_error(connection, error));
-                }
-                let before = std::mem::replace(&mut sent_bytes, connection.stats().sent_bytes);
-                if sent_bytes - before < STALL_BYTES {
-                    let peer = connection.peer();
-                    return Err(QuicError::Silent { peer, what: "room for a frame", waited: STALL_LIMIT });
-                }
-            }
-        })
+        unless_stalled(&self.connection, write, "room for a frame")
     }
 
     /// Says that no more frames come.
@@ -230,6 +215,28 @@ impl LaneSender {
     pub fn wait_taken(&self) {
         let _ = self.connection.handle().block_on(self.stream.stopped());
     }
+}
+
+/// Waits until `write` is done, as long as anything of the connection moves.
+fn unless_stalled(
+    connection: &Connection,
+    write: impl Future<Output = Result<(), WriteError>>,
+    what: &'static str,
+) -> Result<(), QuicError> {
+    let limit = connection.stall_limit();
+    connection.handle().block_on(async {
+        tokio::pin!(write);
+        let mut sent_bytes = connection.stats().sent_bytes;
+        loop {
+            if let Ok(written) = tokio::time::timeout(limit, &mut write).await {
+                return written.map_err(|error| write_error(connection, error));
+            }
+            let before = std::mem::replace(&mut sent_bytes, connection.stats().sent_bytes);
+            if sent_bytes - before < STALL_BYTES {
+                return Err(QuicError::Silent { peer: connection.peer(), what, waited: limit });
+            }
+        }
+    })
 }
 
 /// The server's end of a lane.

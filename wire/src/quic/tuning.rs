@@ -39,6 +39,8 @@ pub struct Tuning {
     pub idle_timeout: Duration,
     /// How long to wait for the server's first answer.
     pub connect_limit: Duration,
+    /// How long a peer that lives may take nothing of what is sent to it, as one whose disk hangs does.
+    pub stall_limit: Duration,
     /// How fast everything that has these settings or a clone of them may send together; without a limit by default.
     pub bucket: Arc<Bucket>,
 }
@@ -53,6 +55,7 @@ impl Default for Tuning {
             keep_alive: Duration::from_secs(2),
             idle_timeout: Duration::from_secs(15),
             connect_limit: Duration::from_secs(5),
+            stall_limit: Duration::from_secs(30),
             bucket: Arc::default(),
         }
     }

@@ -2,9 +2,10 @@
 //!
 //! A descriptor is duplicated into the dumper by `pidfd_getfd` and looked at there: nothing runs in the
 //! task. `reg` are files, directories and the character devices that CRIU knows, `ghost` are deleted files, `memfd` are memory files, `pipe` are
-//! pipes with all ends in the tree, `fown` is who is signalled for a descriptor. All else is refused by
-//! name (`unknown`). `filesystem` tells what a file lies on.
+//! pipes with all ends in the tree, `fown` is who is signalled for a descriptor. All else is offered to
+//! plugins (`external`) or refused by name (`unknown`). `filesystem` tells what a file lies on.
 
+pub mod external;
 pub mod filesystem;
 pub mod fown;
 pub mod ghost;
@@ -80,6 +81,8 @@ pub enum Kind {
     Memory,
     /// An anonymous pipe.
     Pipe,
+    /// One of a kind that godwit does not know, where a plugin may.
+    External,
 }
 
 /// Duplicates every descriptor of a task. The task may run; a descriptor that it closes meanwhile is left
@@ -130,10 +133,12 @@ pub fn classify(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) -> O
             "let the program close it, or run the program without it",
         )),
         SFlag::S_IFREG if memfd::is_memory(&descriptor.stat) => Some(Kind::Memory),
+        SFlag::S_IFREG if unknown::is_pathless(descriptor) && external::may_be(kind) => Some(Kind::External),
         SFlag::S_IFREG if unknown::is_pathless(descriptor) => refuse(unknown::of_type(descriptor, kind)),
         SFlag::S_IFREG | SFlag::S_IFDIR => Some(Kind::Regular),
         SFlag::S_IFCHR if nix::sys::stat::major(descriptor.stat.st_rdev) == MEM_MAJOR => Some(Kind::Regular),
         SFlag::S_IFIFO if target.starts_with("pipe:[") => Some(Kind::Pipe),
+        _ if external::may_be(kind) => Some(Kind::External),
         _ => refuse(unknown::of_type(descriptor, kind)),
     }
 }
@@ -172,7 +177,7 @@ pub fn check_all(
             Some(Kind::Memory) => {
                 memfd::check(descriptor.stat.st_size as u64, descriptor.subject(pid), findings);
             }
-            None => {}
+            Some(Kind::External) | None => {}
         }
     }
 }
@@ -196,6 +201,7 @@ pub fn dump(pid: Pid, all: &[Descriptor], table: &mut FileTable) -> Result<Vec<F
             Kind::Regular => FdTypes::Reg,
             Kind::Pipe => FdTypes::Pipe,
             Kind::Memory => FdTypes::Memfd,
+            Kind::External => FdTypes::Ext,
         };
         if new {
             match kind {
@@ -214,6 +220,7 @@ pub fn dump(pid: Pid, all: &[Descriptor], table: &mut FileTable) -> Result<Vec<F
                     table.push(pipe::entry(pid, id, descriptor)?);
                     pipe::contents(pid, descriptor, table)?;
                 }
+                Kind::External => table.push(external::entry(pid, id, descriptor)?),
             }
         }
         records.push(FdinfoEntry {

@@ -1,6 +1,7 @@
 //! The file behind a mapping.
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -10,6 +11,8 @@ use nix::unistd::Pid;
 
 use super::{is_memory_file, subject};
 use crate::error::DumpError;
+use crate::handover::chain;
+use crate::prepare::plugins;
 use crate::procfs::maps::Vma;
 use crate::refusal::Findings;
 use crate::task::files::{FileTable, ghost, memfd, reg};
@@ -49,6 +52,23 @@ pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, findings: &mut F
         return;
     }
     reg::check_path(pid, &target, &found, subject(pid, vma), findings);
+}
+
+/// Whether it is a shared mapping of a device, or of another file that is not regular, that a plugin sees to.
+///
+/// # Errors
+/// Why a plugin failed, in words.
+pub(super) fn is_of_plugin(pid: Pid, vma: &Vma) -> Result<bool, String> {
+    if !plugins::may_handle_devices() || !vma.shared || vma.inode == 0 || is_memory_file(vma) {
+        return Ok(false);
+    }
+    // To look at it first: a device notices that it is opened.
+    let link = map_file(pid, vma);
+    let is_device =
+        |found: &FileStat| !matches!(found.st_mode & libc::S_IFMT, libc::S_IFREG) && !is_zero_device(found);
+    let Some(found) = stat(&link).ok().filter(is_device) else { return Ok(false) };
+    let Ok(file) = fs::File::open(&link) else { return Ok(false) };
+    plugins::handles_device(file.as_fd(), &found).map_err(|error| chain(&error))
 }
 
 /// The deleted regular file behind a mapping; `None` if there is no such, or it is gone by now.

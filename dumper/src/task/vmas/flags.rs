@@ -16,6 +16,7 @@ pub(super) mod status {
     pub const AIO_RING: u32 = 1 << 13;
     pub const MEMFD: u32 = 1 << 14;
     pub const GUARD: u32 = 1 << 16;
+    pub const EXT_PLUGIN: u32 = 1 << 27;
 }
 
 const MAP_SHARED: u32 = libc::MAP_SHARED as u32;
@@ -62,6 +63,7 @@ pub(super) fn of_kind(kind: Kind, vma: &Vma) -> (u32, u32) {
         Kind::Anonymous => (MAP_PRIVATE | MAP_ANONYMOUS, status::REGULAR | status::ANON_PRIVATE),
         Kind::FilePrivate => (MAP_PRIVATE, status::REGULAR | status::FILE_PRIVATE),
         Kind::FileShared => (MAP_SHARED, status::REGULAR | status::FILE_SHARED),
+        Kind::Device => (MAP_SHARED, status::REGULAR | status::FILE_SHARED | status::EXT_PLUGIN),
         Kind::MemoryPrivate => {
             (MAP_PRIVATE | huge_size(vma), status::REGULAR | status::MEMFD | status::FILE_PRIVATE)
         }

@@ -3,7 +3,7 @@
 use nix::sys::stat::makedev;
 use nix::unistd::Pid;
 
-use super::subject;
+use super::{file, subject};
 use crate::procfs::maps::Vma;
 use crate::refusal::Findings;
 use crate::task::files::memfd;
@@ -25,6 +25,8 @@ pub enum Kind {
     MemoryPrivate,
     /// A shared mapping of a memory file (a memfd, shared anonymous memory): the file is dumped, as a segment.
     MemoryShared,
+    /// A shared mapping of a device that a plugin sees to: no page is dumped.
+    Device,
     /// The vDSO: all its pages are dumped.
     Vdso,
     /// The kernel's data pages of the vDSO: never dumped.
@@ -43,7 +45,7 @@ impl Kind {
             | Kind::FilePrivate
             | Kind::MemoryPrivate
             | Kind::Vdso => true,
-            Kind::FileShared | Kind::MemoryShared | Kind::Vvar | Kind::Vsyscall => false,
+            Kind::FileShared | Kind::MemoryShared | Kind::Device | Kind::Vvar | Kind::Vsyscall => false,
         }
     }
 }
@@ -57,6 +59,14 @@ pub fn classify(pid: Pid, vma: &Vma, findings: &mut Findings) -> Option<Kind> {
         "[vsyscall]" => return Some(Kind::Vsyscall),
         _ if vma.is_aio_ring() => return Some(Kind::AioRing),
         _ => {}
+    }
+    match file::is_of_plugin(pid, vma) {
+        Ok(true) => return Some(Kind::Device),
+        Ok(false) => {}
+        Err(why) => {
+            findings.refuse(subject(pid, vma), why, "the plugin's words in the log may tell more (-v)");
+            return None;
+        }
     }
     let refusal = refusal_of(vma, &name);
     if let Some((why, way_out)) = refusal {

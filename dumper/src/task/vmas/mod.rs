@@ -69,7 +69,7 @@ fn entry(pid: Pid, vma: &Vma, kind: Kind, table: &mut FileTable) -> Result<VmaEn
     let (flags, status) = flags::of_kind(kind, vma);
     let madv = flags::advice(vma);
     let (shmid, fdflags) = match kind {
-        Kind::FilePrivate | Kind::FileShared | Kind::MemoryPrivate | Kind::MemoryShared => {
+        Kind::FilePrivate | Kind::FileShared | Kind::MemoryPrivate | Kind::MemoryShared | Kind::Device => {
             file::file_of(pid, vma, table)?
         }
         // The kernel opened these for itself; restore makes its own.

@@ -37,7 +37,15 @@ pub fn ask(scene: &Scene, pid: i32) -> Result<Compared, String> {
     args.extend(options.map(str::to_owned));
     args.push(ours.display().to_string());
     ok("godwit", crate::support::godwit(scene, &args))?;
-    ok("CRIU", lab::criu_dump(CriuVersion::V4_2, pid, &theirs, &["--leave-stopped", "--file-locks"]))?;
+    ok(
+        "CRIU",
+        lab::criu_dump(
+            CriuVersion::V4_2,
+            pid,
+            &theirs,
+            &["--leave-stopped", "--file-locks", "--cpu-cap=all"],
+        ),
+    )?;
     let compared = compare::compare(&Dir::read(&ours)?, &Dir::read(&theirs)?, pid);
     if std::env::var_os("GODWIT_KEEP").is_none() {
         let _ = std::fs::remove_dir_all(&ours);
