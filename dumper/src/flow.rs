@@ -123,6 +123,8 @@ struct Host {
     cgroup: String,
     /// All processes of the machine that are not of the tree, as they were before the freeze.
     others: BTreeSet<Pid>,
+    /// Those of the tree that were looked at then, each with its start time (clock ticks after boot).
+    seen: BTreeSet<(Pid, u64)>,
     /// The CRIU that will restore, if it is known.
     criu: Option<CriuVersion>,
     /// What a restore drops, as it was seen before the freeze.
@@ -179,6 +181,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
         target,
         origin,
         cgroup,
+        seen: seen.tasks.iter().map(|seen| (seen.task.pid, seen.task.start_time)).collect(),
         others: seen.others,
         criu,
         losses,
@@ -248,11 +251,13 @@ impl Stopped {
 }
 
 fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, DumpError> {
-    let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
-    // What comes later is paused where its number is known: under freeze it cannot go on by itself.
-    for task in tree::Tree::walk(host.root.pid)?.tasks {
-        plugins::pause_devices(task.pid)?;
+    // A process that comes later is not paused: under freeze its device cannot come to rest.
+    if plugins::may_pause_devices() {
+        for task in tree::Tree::walk(host.root.pid)?.tasks {
+            plugins::pause_devices(task.pid)?;
+        }
     }
+    let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
     let frozen =
         steps.run(Step::CollectPstree, || Ok(freeze_tree::seize(host.root.pid, options.freeze_timeout)?))?;
     let freezing = alarm.elapsed();
@@ -307,7 +312,12 @@ fn collect(
         Ok(())
     })?;
     let tables = steps.run(Step::CollectIds, || {
-        pids.iter().try_for_each(|pid| survey::process(*pid, &mut late))?;
+        for task in tasks {
+            match host.seen.contains(&(task.pid, task.start_time)) {
+                true => survey::process(task.pid, &mut late)?,
+                false => survey::newcomer(task, &mut late)?,
+            }
+        }
         let is_thread = |number| survey::is_thread(&pids, number);
         sessions::check(&stopped.places, &is_thread, options.shell_job, &mut late);
         // Whoever came since the look before the freeze: all others were compared then.

@@ -208,6 +208,11 @@ pub fn inventory() -> PluginsEntry {
     PluginsEntry { plugins: plugin::inventory() }
 }
 
+/// Whether a plugin wants to know of tasks before they are stopped.
+pub fn may_pause_devices() -> bool {
+    has(Hook::PauseDevices)
+}
+
 /// A task is about to be stopped: its devices are to be brought to rest.
 ///
 /// # Errors

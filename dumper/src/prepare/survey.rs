@@ -169,6 +169,16 @@ fn look_at(task: &Task, findings: &mut Findings) -> Result<Looked, DumpError> {
     Ok((vmas, guards, descriptors))
 }
 
+/// Everything that is looked at of one process before the freeze, of one that came later.
+///
+/// # Errors
+/// As [`survey`].
+pub fn newcomer(task: &Task, findings: &mut Findings) -> Result<(), DumpError> {
+    look_at(task, findings)?;
+    losses::of_placement(task.pid, findings);
+    Ok(())
+}
+
 fn zombies(tree: &Tree) -> Result<Vec<Zombie>, DumpError> {
     let mut found = Vec::new();
     for pid in &tree.zombies {
