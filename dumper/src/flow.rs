@@ -16,18 +16,19 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use godwit_wire::fault;
 use godwit_wire::image::core::SeccompMode;
+use godwit_wire::image::siginfo::SignalQueueEntry;
 use godwit_wire::image::{ImageKind, ImageWriter};
 use nix::unistd::Pid;
 
 use crate::collect::file_locks::FileLocks;
 use crate::collect::images::{ImageSet, Origin};
-use crate::collect::seccomp::Seccomp;
+use crate::collect::seccomp::{OfProcess, Seccomp};
 use crate::collect::tree::{self, Place, Task, Zombie};
 use crate::collect::{ids, namespaces, sessions, sharing};
 use crate::error::DumpError;
 use crate::finish::{self, clocks};
 use crate::freeze::seize::Frozen;
-use crate::freeze::tree::{self as freeze_tree, FrozenTree};
+use crate::freeze::tree::{self as freeze_tree, FrozenTask, FrozenTree};
 use crate::handover::{self, HandedOver, Member};
 use crate::interrupt;
 use crate::options::{Afterwards, CriuVersion, Options};
@@ -55,11 +56,11 @@ use crate::report::{DumpStats, Outcome, Report, RoundReport, SharedPages};
 use crate::step::{Step, Steps};
 use crate::sys::ptrace::SignalQueue;
 use crate::task::aio::{self, Rings};
-use crate::task::asked::{self, TaskSays, ThreadSays};
+use crate::task::asked::{self, TaskSays};
 use crate::task::files::{self, Descriptor, FileTable};
 use crate::task::interrupted::Interrupted;
 use crate::task::shmem::{self, Holder, Segment};
-use crate::task::threads::{self, Thread};
+use crate::task::threads::{self, Thread, Told};
 use crate::task::vmas::Guards;
 use crate::task::{self, mm, settings, signals, vmas};
 
@@ -226,8 +227,8 @@ fn filters_first(options: &Options, host: &Host) -> Result<(), DumpError> {
 
 fn seccomp_of(frozen: &FrozenTree, findings: &mut Findings) -> Result<Seccomp, DumpError> {
     let mut seccomp = Seccomp::default();
-    for task in frozen.tasks() {
-        seccomp.collect(task, task.syscall_end()?, findings)?;
+    for of in frozen.each(OfProcess::read) {
+        seccomp.collect(of?, findings);
     }
     Ok(seccomp)
 }
@@ -374,7 +375,7 @@ fn dump_tasks<'a>(
     steps: &mut Steps,
 ) -> Result<Dumped<'a>, DumpError> {
     let (tasks, pids) = (&stopped.tasks, stopped.pids());
-    let says: Vec<Says> = steps.run(Step::DumpTask, || stopped.frozen.tasks().iter().map(ask).collect())?; // the last remote calls
+    let says: Vec<Says> = steps.run(Step::DumpTask, || stopped.frozen.each(ask).into_iter().collect())?; // the last remote calls
     for (pid, says) in pids.iter().zip(&says) {
         let is_strict = collected.seccomp.of_thread(*pid).mode == SeccompMode::Strict;
         collected.losses.extend(asked_losses(options, host, *pid, says, is_strict)?);
@@ -479,10 +480,12 @@ fn page_source<'a>(
     }
 }
 
-/// What the task and each of its threads said.
+/// What a task and each of its threads said, and what only their tracer is told.
 struct Says {
     task: TaskSays,
-    threads: Vec<ThreadSays>,
+    /// Signals that are pending for the task as a whole.
+    pending: SignalQueueEntry,
+    threads: Vec<Told>,
 }
 
 /// What that shows to be lost.
@@ -496,8 +499,8 @@ fn asked_losses(
     let mut findings = Findings::default();
     settings::of_asked(pid, &says.task.settings, is_strict, &mut findings);
     // The parent of the root is `criu` for a while; that of the others is restored with them.
-    for thread in says.threads.iter().filter(|_| pid == host.root.pid) {
-        settings::of_death_signal(thread.tid, thread.pdeath_sig, &mut findings);
+    for told in says.threads.iter().filter(|_| pid == host.root.pid) {
+        settings::of_death_signal(told.says.tid, told.says.pdeath_sig, &mut findings);
     }
     survey::late_verdict(findings, &host.losses, options.strict)
 }
@@ -523,7 +526,8 @@ fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
         session.finish()?;
     }
     leader.finish()?;
-    Ok(Says { task, threads })
+    let threads = threads.into_iter().map(Told::of).collect::<Result<_, _>>()?;
+    Ok(Says { task, pending: signals::pending(pid, SignalQueue::Shared)?, threads })
 }
 
 /// The tasks' own images, and what later steps need of them.
@@ -571,7 +575,7 @@ struct OneTask<'a> {
     /// Its place in the tree.
     index: usize,
     task: &'a Task,
-    frozen: &'a Frozen,
+    frozen: &'a FrozenTask,
     says: &'a Says,
     flagged: &'a [Vma],
 }
@@ -599,16 +603,17 @@ fn task_state(
         let name = ImageKind::Fdinfo.file_name(u64::from(ids::files_id(files)));
         state.images.push((name, descriptors.finish()?));
     }
-    let pending = signals::pending(pid, SignalQueue::Shared)?;
-    let mut interrupted = Interrupted::new(&pending, &says.task.sigactions);
+    let pending = &says.pending;
+    let mut interrupted = Interrupted::new(pending, &says.task.sigactions);
     let mut threads = Vec::with_capacity(frozen.threads().len());
-    for (thread, says) in frozen.threads().iter().zip(&says.threads) {
+    for (thread, told) in frozen.threads().iter().zip(&says.threads) {
         let seccomp = collected.seccomp.of_thread(thread.tid);
-        threads.push(threads::dump(pid, thread, says, &host.layout, seccomp, &mut interrupted)?);
+        threads.push(threads::dump(pid, thread, told, &host.layout, seccomp, &mut interrupted)?);
     }
     threads.sort_by_key(|thread| thread.inside != task.inside); // the leader first, the others as they came
     let stopped_by = frozen.stopped_by().map(|signal| signal as u32);
-    let of_task = task::task_core(pid, &stat, &says.task, frozen.leader().sigmask, stopped_by, pending)?;
+    let of_task =
+        task::task_core(pid, &stat, &says.task, frozen.leader().sigmask, stopped_by, pending.clone())?;
     threads[0].core.tc = Some(of_task);
     vmas.extend(guards.entries(host.criu)); // behind all mappings, also those that lie above them
     let mm = mm::entry(pid, &stat, &says.task, vmas, aio::entries(flagged), table)?;

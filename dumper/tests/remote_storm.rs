@@ -14,7 +14,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use godwit_dumper::collect::seccomp::{self, Seccomp};
+use godwit_dumper::collect::seccomp::{self, OfProcess, Seccomp};
 use godwit_dumper::freeze::seize;
 use godwit_dumper::prepare::leftovers;
 use godwit_dumper::procfs::status;
@@ -107,9 +107,8 @@ fn storm_under_a_killer(mode: &str) {
 /// What the dumper says beforehand of the leader's filters.
 fn is_in_danger(pid: Pid) -> bool {
     let frozen = seize::seize(pid).unwrap();
-    let end = frozen.syscall_end().unwrap();
     let mut findings = Findings::default();
-    Seccomp::default().collect(&frozen, end, &mut findings).unwrap();
+    Seccomp::default().collect(OfProcess::read(&frozen).unwrap(), &mut findings);
     let own = status::read(Pid::this()).unwrap();
     seccomp::check(pid, &status::read(pid).unwrap(), &own, &mut findings);
     frozen.thaw().unwrap();

@@ -75,34 +75,18 @@ pub struct Seccomp {
 }
 
 impl Seccomp {
-    /// Adds the filters of all threads of a stopped process. `syscall_end` is the address behind the instruction that
-    /// remote calls are made by, as filters see it.
+    /// Adds what was read of a process.
     ///
-    /// # Errors
-    /// When the kernel does not tell. Filters that no image can hold are refused among the findings.
-    pub fn collect(
-        &mut self,
-        frozen: &Frozen,
-        syscall_end: u64,
-        findings: &mut Findings,
-    ) -> Result<(), DumpError> {
-        let mut modes = Vec::with_capacity(frozen.threads().len());
-        for thread in frozen.threads() {
-            let tid = thread.tid;
-            if ptrace::dispatches_syscalls(tid).unwrap_or(false) {
-                findings.refuse(
-                    Subject::Thread(tid),
-                    "it dispatches its system calls itself (PR_SET_SYSCALL_USER_DISPATCH), which no image holds, and \
-                     which would end it at a call made for godwit",
-                    "run the program without that",
-                );
-            }
-            let mode = match status::read_thread(frozen.pid(), tid)?.seccomp {
-                0 => Mode::None,
-                1 => Mode::Strict,
-                _ => Mode::Filters(read(tid)?),
-            };
-            modes.push((tid, mode));
+    /// Filters that no image can hold are refused among the findings.
+    pub fn collect(&mut self, of: OfProcess, findings: &mut Findings) {
+        let OfProcess { pid, syscall_end, dispatching, modes } = of;
+        for tid in dispatching {
+            findings.refuse(
+                Subject::Thread(tid),
+                "it dispatches its system calls itself (PR_SET_SYSCALL_USER_DISPATCH), which no image holds, and \
+                 which would end it at a call made for godwit",
+                "run the program without that",
+            );
         }
         // Threads mostly share their filters: each distinct chain is looked at once.
         let mut seen: Vec<&Chain> = Vec::new();
@@ -126,13 +110,12 @@ impl Seccomp {
         }
         if forgets_sharing(&modes) {
             findings.lose(
-                Subject::Process(frozen.pid()),
+                Subject::Process(pid),
                 "its threads' seccomp filters are restored apart, so that a later one for all threads at once \
                  (SECCOMP_FILTER_FLAG_TSYNC) is refused",
             );
         }
         self.add(&modes);
-        Ok(())
     }
 
     fn add(&mut self, modes: &[(Pid, Mode)]) {
@@ -191,6 +174,41 @@ impl Seccomp {
     pub fn image(&self) -> Result<(String, Bytes), ImageError> {
         let entry = SeccompEntry { seccomp_filters: self.filters.clone() };
         Ok((ImageKind::Seccomp.file_name(0), ImageWriter::single(ImageKind::Seccomp, &entry)?))
+    }
+}
+
+/// The seccomp of a process's threads.
+#[derive(Debug)]
+pub struct OfProcess {
+    pid: Pid,
+    /// The address behind the instruction that remote calls are made by, as filters see it.
+    syscall_end: u64,
+    /// Threads that dispatch their system calls themselves.
+    dispatching: Vec<Pid>,
+    modes: Vec<(Pid, Mode)>,
+}
+
+impl OfProcess {
+    /// Reads the filters of all threads of a stopped process.
+    ///
+    /// # Errors
+    /// When the kernel does not tell.
+    pub fn read(frozen: &Frozen) -> Result<OfProcess, DumpError> {
+        let mut modes = Vec::with_capacity(frozen.threads().len());
+        let mut dispatching = Vec::new();
+        for thread in frozen.threads() {
+            let tid = thread.tid;
+            if ptrace::dispatches_syscalls(tid).unwrap_or(false) {
+                dispatching.push(tid);
+            }
+            let mode = match status::read_thread(frozen.pid(), tid)?.seccomp {
+                0 => Mode::None,
+                1 => Mode::Strict,
+                _ => Mode::Filters(read(tid)?),
+            };
+            modes.push((tid, mode));
+        }
+        Ok(OfProcess { pid: frozen.pid(), syscall_end: frozen.syscall_end()?, dispatching, modes })
     }
 }
 

@@ -4,6 +4,7 @@
 //! [`tree::seize`] does so with all processes of a tree.
 
 mod error;
+mod hands;
 mod restart;
 mod rseq;
 pub mod seize;

@@ -4,10 +4,12 @@
 //! as it was: a signal on its way is delivered by the kernel before the stop, a stopped process stays stopped, an
 //! interrupted system call is continued at the detach. All requests must come from the thread that seized.
 
-use std::cell::{Cell, OnceCell};
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use godwit_wire::fault;
@@ -34,6 +36,7 @@ pub const FREEZE_LIMIT: Duration = Duration::from_secs(10);
 const XSTATE_BYTES: usize = 16 << 10;
 
 /// A stopped thread, with the state it was found in.
+#[derive(Debug)]
 pub struct Thread {
     /// The thread.
     pub tid: Pid,
@@ -49,7 +52,7 @@ pub struct Thread {
     pub group_stop: Option<i32>,
     resumed: Regs,
     settled: Regs,
-    busy: Cell<bool>,
+    busy: AtomicBool,
 }
 
 /// A process (or one thread of it) that is stopped. Dropping it lets all run on, as [`Frozen::thaw`] does.
@@ -58,7 +61,7 @@ pub struct Thread {
 pub struct Frozen {
     pid: Pid,
     pidfd: OwnedFd,
-    threads: Vec<Thread>,
+    threads: Arc<Vec<Thread>>,
     /// Whether these are all threads of the process.
     whole: bool,
     surroundings: OnceCell<Surroundings>,
@@ -378,6 +381,7 @@ impl Seizing {
         // From here on the guard undoes it.
         self.taken.stopped.clear();
         let surroundings = OnceCell::new();
+        let threads = Arc::new(threads);
         Ok(Frozen { pid, pidfd: self.pidfd, threads, whole, surroundings, not_send: PhantomData })
     }
 }
@@ -438,7 +442,17 @@ impl Thread {
             // At once, so that it also holds for a dumper that is killed before it detaches.
             ptrace::set_regs(tid, &resumed).map_err(failed("PTRACE_SETREGSET"))?;
         }
-        Ok(Thread { tid, regs, settled, xstate, sigmask, rseq, group_stop, resumed, busy: Cell::new(false) })
+        Ok(Thread {
+            tid,
+            regs,
+            settled,
+            xstate,
+            sigmask,
+            rseq,
+            group_stop,
+            resumed,
+            busy: AtomicBool::new(false),
+        })
     }
 
     /// The registers that an image must hold, if no signal is to be handled before; see [`arch::settled`].
@@ -498,6 +512,11 @@ impl Frozen {
     /// The stopped threads: the leader first (if it is among them), the others by rising id.
     pub fn threads(&self) -> &[Thread] {
         &self.threads
+    }
+
+    /// The same, for who outlives this.
+    pub(super) fn shared_threads(&self) -> Arc<Vec<Thread>> {
+        Arc::clone(&self.threads)
     }
 
     /// The first of them, the leader when the whole process was stopped.
@@ -565,7 +584,7 @@ impl Frozen {
 
     fn detach(&mut self) -> Result<(), FreezeError> {
         let mut first_failure = Ok(());
-        for thread in self.threads.drain(..) {
+        for thread in std::mem::take(&mut self.threads).iter() {
             match ptrace::detach(thread.tid, 0) {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(source) => {

@@ -13,7 +13,9 @@ use godwit_wire::fault;
 use nix::unistd::Pid;
 
 use super::error::FreezeError;
-use super::seize::{Frozen, Limit, Seizing, Thread};
+pub use super::hands::FrozenTask;
+use super::hands::{Hands, Seized};
+use super::seize::{Frozen, Limit, Thread};
 use crate::collect::tree::{TASKS_MAX, children, is_zombie};
 use crate::procfs::tree;
 
@@ -23,11 +25,10 @@ const WALKS_MAX: u32 = 1000;
 const ENDING: Duration = Duration::from_millis(200);
 
 /// A tree that is stopped. Dropping it lets all run on, as [`FrozenTree::thaw`] does.
-///
-/// Not `Send`: the kernel answers only the thread that seized.
 pub struct FrozenTree {
+    hands: Hands,
     /// In the order of `order`.
-    tasks: Vec<Frozen>,
+    tasks: Vec<FrozenTask>,
     zombies: Vec<Pid>,
     /// All of them, as CRIU counts them: each process before its children, and these in the order of their making.
     order: Vec<Pid>,
@@ -39,13 +40,14 @@ pub struct FrozenTree {
 /// See [`FreezeError`].
 pub fn seize(root: Pid, limit: Duration) -> Result<FrozenTree, FreezeError> {
     let limit = Limit::from_now(limit);
-    let first = Seizing::start(root, limit)?.finish()?;
-    let mut found = Found {
-        root,
-        limit,
-        known: BTreeSet::from([root]),
-        tree: FrozenTree { tasks: vec![first], zombies: Vec::new(), order: Vec::new() },
-    };
+    let mut hands = Hands::default();
+    let mut tasks = Vec::new();
+    for (_, first) in hands.seize(&[root], limit) {
+        tasks.push(first?);
+    }
+    let (zombies, order) = (Vec::new(), Vec::new());
+    let tree = FrozenTree { hands, tasks, zombies, order };
+    let mut found = Found { root, limit, known: BTreeSet::from([root]), tree };
     let (mut from, mut walks) = (0, 0);
     loop {
         let is_whole = from == 0;
@@ -115,15 +117,9 @@ impl Found {
         if self.known.len() + fresh.len() > TASKS_MAX {
             return Err(FreezeError::TooMany { root: self.root, max: TASKS_MAX });
         }
-        let mut started = Vec::with_capacity(fresh.len());
-        for pid in fresh {
-            match Seizing::start(pid, self.limit) {
-                Ok(seizing) => started.push((pid, seizing)),
-                Err(error) => self.gone(pid, error)?,
-            }
-        }
-        for (pid, seizing) in started {
-            match seizing.finish() {
+        let seized: Vec<Seized> = self.tree.hands.seize(&fresh, self.limit);
+        for (pid, seized) in seized {
+            match seized {
                 Ok(frozen) => {
                     self.known.insert(pid);
                     self.tree.tasks.push(frozen);
@@ -169,12 +165,12 @@ fn ends(pid: Pid) -> bool {
 
 impl FrozenTree {
     /// The stopped processes: the root first, parents before their children.
-    pub fn tasks(&self) -> &[Frozen] {
+    pub fn tasks(&self) -> &[FrozenTask] {
         &self.tasks
     }
 
     /// The root.
-    pub fn root(&self) -> &Frozen {
+    pub fn root(&self) -> &FrozenTask {
         // A tree has at least its root: `seize` ends with an error otherwise.
         &self.tasks[0]
     }
@@ -191,7 +187,13 @@ impl FrozenTree {
 
     /// All threads of all processes.
     pub fn threads(&self) -> impl Iterator<Item = &Thread> {
-        self.tasks.iter().flat_map(Frozen::threads)
+        self.tasks.iter().flat_map(FrozenTask::threads)
+    }
+
+    /// Does something to every process, each on the thread that the kernel answers, many at a time; answers in the order
+    /// of [`FrozenTree::tasks`].
+    pub fn each<T: Send + 'static>(&self, work: fn(&Frozen) -> T) -> Vec<T> {
+        self.hands.each(&self.tasks, work)
     }
 
     /// Lets all run on, children before their parents, so that none finds a child of its own stopped by us. A process
@@ -202,7 +204,7 @@ impl FrozenTree {
     pub fn thaw(mut self) -> Result<(), FreezeError> {
         let mut outcome = Ok(());
         while let Some(task) = self.tasks.pop() {
-            outcome = outcome.and(task.thaw());
+            outcome = outcome.and(self.hands.thaw(&task));
         }
         outcome
     }
@@ -213,7 +215,7 @@ impl FrozenTree {
     /// When `/proc` does not tell.
     pub fn strangers(&self) -> Result<Vec<Pid>, FreezeError> {
         let known: BTreeSet<Pid> =
-            self.tasks.iter().map(Frozen::pid).chain(self.zombies.iter().copied()).collect();
+            self.tasks.iter().map(FrozenTask::pid).chain(self.zombies.iter().copied()).collect();
         let mut strangers = Vec::new();
         for task in &self.tasks {
             strangers.extend(children(task.pid())?.into_iter().filter(|child| !known.contains(child)));
@@ -225,7 +227,9 @@ impl FrozenTree {
 impl Drop for FrozenTree {
     fn drop(&mut self) {
         while let Some(task) = self.tasks.pop() {
-            drop(task);
+            if let Err(error) = self.hands.thaw(&task) {
+                tracing::warn!(pid = task.pid().as_raw(), %error, "a process could not be let go");
+            }
         }
     }
 }

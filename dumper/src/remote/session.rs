@@ -1,6 +1,7 @@
 //! A thread lent for remote system calls, and given back as it was.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use godwit_wire::fault;
@@ -154,7 +155,7 @@ pub struct Target<'a> {
     /// Its floating-point state (NT_X86_XSTATE).
     pub xstate: &'a [u8],
     /// Set while a session has the thread.
-    pub busy: &'a Cell<bool>,
+    pub busy: &'a AtomicBool,
 }
 
 /// Memory in the target that a session's caller may use for arguments and results.
@@ -269,7 +270,7 @@ impl<'a> Session<'a> {
                 mode: "dispatches its system calls itself (PR_SET_SYSCALL_USER_DISPATCH)",
             });
         }
-        if target.busy.replace(true) {
+        if target.busy.swap(true, Ordering::Relaxed) {
             return Err(RemoteError::Busy { tid });
         }
         let (restorer, lends) = match around.gadgets.restorer {
@@ -723,7 +724,7 @@ impl Drop for Session<'_> {
         if let Err(error) = self.settle() {
             tracing::warn!(tid = self.target.tid.as_raw(), %error, "a remote session could not give its thread back");
         }
-        self.target.busy.set(false);
+        self.target.busy.store(false, Ordering::Relaxed);
     }
 }
 

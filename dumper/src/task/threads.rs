@@ -3,7 +3,9 @@
 use nix::unistd::Pid;
 
 use godwit_wire::image::core::{CoreEntry, CoreMachine, ThreadCoreEntry};
+use godwit_wire::image::core_x86::UserDescT;
 use godwit_wire::image::rseq::RseqEntry;
+use godwit_wire::image::siginfo::SignalQueueEntry;
 
 use super::asked::ThreadSays;
 use super::interrupted::Interrupted;
@@ -33,7 +35,32 @@ pub struct Thread {
     pub core: CoreEntry,
 }
 
-/// Builds the record of a stopped thread. All remote calls in it must have ended.
+/// What a stopped thread was asked, and what only its tracer is told.
+#[derive(Clone, Debug)]
+pub struct Told {
+    /// What it said itself.
+    pub says: ThreadSays,
+    /// Signals that are pending for it alone.
+    pending: SignalQueueEntry,
+    /// The thread-local entries of its GDT.
+    tls: Vec<UserDescT>,
+}
+
+impl Told {
+    /// Adds what its tracer is told. All remote calls in it must have ended.
+    ///
+    /// # Errors
+    /// When the kernel refuses to tell something.
+    pub fn of(says: ThreadSays) -> Result<Told, DumpError> {
+        let tid = says.tid;
+        let pending = signals::pending(tid, SignalQueue::Private)?;
+        let tls = core::tls(tid)
+            .map_err(|errno| DumpError::sys(format!("thread {tid}"), "PTRACE_GET_THREAD_AREA", errno))?;
+        Ok(Told { says, pending, tls })
+    }
+}
+
+/// Builds the record of a stopped thread.
 ///
 /// `interrupted` tells what pending signals make of its call; the leader comes first.
 ///
@@ -42,7 +69,7 @@ pub struct Thread {
 pub fn dump(
     pid: Pid,
     stopped: &Stopped,
-    says: &ThreadSays,
+    told: &Told,
     layout: &XsaveLayout,
     seccomp: seccomp::OfThread,
     interrupted: &mut Interrupted<'_>,
@@ -59,9 +86,8 @@ pub fn dump(
         return Err(DumpError::from_findings(findings));
     }
     let status = status::read_thread(pid, tid)?;
-    let signals_p = signals::pending(tid, SignalQueue::Private)?;
+    let Told { says, pending: signals_p, tls } = told.clone();
     let regs = &interrupted.registers(stopped, &signals_p, status.signals.blocked);
-    let tls = core::tls(tid).map_err(failed("PTRACE_GET_THREAD_AREA"))?;
     let info = core::thread_info(regs, &stopped.xstate, layout, says.clear_tid_addr, tls)
         .map_err(|error| DumpError::sys(format!("thread {tid}"), "reading its registers", bad(error)))?;
     let attr = sched::attr(tid).map_err(failed("sched_getattr"))?;

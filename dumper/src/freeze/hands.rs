@@ -1,0 +1,174 @@
+//! Threads that hold stopped processes. The kernel answers a tracer's requests only from the thread that seized, and one
+//! process costs a millisecond of them: work on the processes of a tree is spread over as many threads as there are
+//! processors, each of which has seized some of them.
+
+use std::any::Any;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::JoinHandle;
+
+use nix::unistd::Pid;
+
+use super::error::FreezeError;
+use super::seize::{Frozen, Limit, Seizing, Thread};
+
+/// Threads at most.
+const HANDS_MAX: usize = 16;
+/// Processes from which on another thread is worth it.
+const EACH_AT_LEAST: usize = 8;
+
+/// What became of a process that was to be stopped.
+pub(super) type Seized = (Pid, Result<FrozenTask, FreezeError>);
+
+type Job = Box<dyn FnOnce(&mut Vec<Frozen>) + Send>;
+type Panic = Box<dyn Any + Send>;
+
+/// A stopped process of a tree: what was saved of it, for all threads; requests to it go through its hand.
+#[derive(Debug)]
+pub struct FrozenTask {
+    pid: Pid,
+    threads: Arc<Vec<Thread>>,
+    hand: usize,
+}
+
+impl FrozenTask {
+    /// The process.
+    pub fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// Its threads: the first one first, the others by rising id.
+    pub fn threads(&self) -> &[Thread] {
+        &self.threads
+    }
+
+    /// Its first thread.
+    pub fn leader(&self) -> &Thread {
+        // A process that was stopped whole has its first thread among its threads.
+        &self.threads[0]
+    }
+
+    /// The signal that had stopped it before we did (SIGSTOP, SIGTSTP, SIGTTIN or SIGTTOU).
+    pub fn stopped_by(&self) -> Option<i32> {
+        self.threads.iter().find_map(|thread| thread.group_stop)
+    }
+}
+
+/// A thread and the processes that it has stopped. They run on when it ends.
+struct Hand {
+    jobs: Option<Sender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Hand {
+    fn start() -> Hand {
+        let (jobs, left) = mpsc::channel();
+        Hand { jobs: Some(jobs), thread: Some(std::thread::spawn(move || hold(&left))) }
+    }
+
+    /// Has something done to the processes that it holds; the answer comes later.
+    fn begin<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Vec<Frozen>) -> T + Send + 'static,
+    ) -> Receiver<Result<T, Panic>> {
+        let (answer, answers) = mpsc::channel();
+        let job = move |held: &mut Vec<Frozen>| {
+            // A fault of our own is passed on to who asked; what is held is let go by who holds it.
+            let _ = answer.send(panic::catch_unwind(AssertUnwindSafe(|| work(held))));
+        };
+        if let Some(jobs) = &self.jobs {
+            let _ = jobs.send(Box::new(job));
+        }
+        answers
+    }
+}
+
+fn hold(jobs: &Receiver<Job>) {
+    let mut held = Vec::new();
+    for job in jobs {
+        job(&mut held);
+    }
+    // Children before their parents, as far as they are held here.
+    while let Some(last) = held.pop() {
+        drop(last);
+    }
+}
+
+impl Drop for Hand {
+    fn drop(&mut self) {
+        self.jobs = None;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Hands(Vec<Hand>);
+
+impl Hands {
+    /// Stops processes: each hand asks all of its own first, so that they come to their stops at the same time.
+    pub(super) fn seize(&mut self, pids: &[Pid], limit: Limit) -> Vec<Seized> {
+        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
+        let wanted = pids.len().div_ceil(EACH_AT_LEAST).clamp(1, cores.min(HANDS_MAX));
+        while self.0.len() < wanted {
+            self.0.push(Hand::start());
+        }
+        let parts = pids.chunks(pids.len().div_ceil(wanted).max(1)).enumerate();
+        let asked: Vec<_> = parts
+            .map(|(hand, part)| {
+                let part = part.to_vec();
+                self.0[hand].begin(move |held| seize_part(&part, hand, limit, held))
+            })
+            .collect();
+        asked.into_iter().flat_map(answer).collect()
+    }
+
+    /// Does something to every process, on the thread that may; answers in the order of `tasks`.
+    pub(super) fn each<T: Send + 'static>(&self, tasks: &[FrozenTask], work: fn(&Frozen) -> T) -> Vec<T> {
+        let begin = |hand: &Hand| {
+            hand.begin(move |held| held.iter().map(|one| (one.pid(), work(one))).collect::<Vec<_>>())
+        };
+        let asked: Vec<_> = self.0.iter().map(begin).collect();
+        let mut answers: std::collections::HashMap<Pid, T> = asked.into_iter().flat_map(answer).collect();
+        tasks.iter().filter_map(|task| answers.remove(&task.pid)).collect()
+    }
+
+    /// Lets one process run on.
+    pub(super) fn thaw(&self, task: &FrozenTask) -> Result<(), FreezeError> {
+        let pid = task.pid;
+        let thaw = move |held: &mut Vec<Frozen>| match held.iter().position(|one| one.pid() == pid) {
+            Some(at) => held.remove(at).thaw(),
+            None => Ok(()),
+        };
+        self.0.get(task.hand).map_or(Ok(()), |hand| answer(hand.begin(thaw)))
+    }
+}
+
+fn seize_part(pids: &[Pid], hand: usize, limit: Limit, held: &mut Vec<Frozen>) -> Vec<Seized> {
+    let started: Vec<_> = pids.iter().map(|pid| (*pid, Seizing::start(*pid, limit))).collect();
+    let mut seized = Vec::with_capacity(started.len());
+    for (pid, seizing) in started {
+        let frozen = seizing.and_then(Seizing::finish);
+        seized.push((
+            pid,
+            frozen.map(|frozen| {
+                let threads = frozen.shared_threads();
+                held.push(frozen);
+                FrozenTask { pid, threads, hand }
+            }),
+        ));
+    }
+    seized
+}
+
+fn answer<T>(answers: Receiver<Result<T, Panic>>) -> T {
+    match answers.recv() {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(panic)) => panic::resume_unwind(panic),
+        // It answers every job, and takes jobs until it is dropped.
+        Err(_) => panic::resume_unwind(Box::new("a thread that holds stopped processes is gone")),
+    }
+}
