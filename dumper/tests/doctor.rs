@@ -49,7 +49,6 @@ const KINDS: &[(&str, Subject, &str)] = &[
     ("sysv-shm", Subject::Mapping, "System V shared memory"),
     ("pending-trap", Subject::Thread, "SIGTRAP"),
     ("deadline", Subject::Thread, "deadline"),
-    ("child", Subject::Process, "a child, process "),
     ("traced", Subject::Process, "traces it"),
     ("unshare-net", Subject::Process, "a net namespace"),
     ("unshare-ipc", Subject::Process, "a ipc namespace"),
@@ -221,9 +220,9 @@ fn what_is_no_process_to_move_is_said_so() {
         told.contains(&format!("{thread} is a thread")) && told.contains(&victim.pid.to_string()),
         "{told}"
     );
-    // Those above us in the tree have children at least.
+    // Those above us have the doctor itself in their tree.
     let told = say(Pid::parent().as_raw());
-    assert!(told.contains("refused: ") && told.contains("child"), "{told}");
+    assert!(told.contains("refused: ") && told.contains("godwit itself"), "{told}");
 }
 
 #[test]

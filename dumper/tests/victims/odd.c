@@ -20,11 +20,6 @@
 #include <sys/syscall.h>
 #include <mqueue.h>
 
-static int child_exists(void)
-{
-	return waitpid(-1, NULL, WNOHANG) == 0;
-}
-
 /* For what not every machine or user may do. */
 #define can(call)                                                                                            \
 	({                                                                                                   \
@@ -65,7 +60,7 @@ int main(int argc, char **argv)
 {
 	const char *what = argc > 1 ? argv[1] : "";
 	int fd = -1, pair[2];
-	bool child = false, keep = false;
+	bool keep = false;
 	sigset_t none;
 	victim_start();
 	sigemptyset(&none);
@@ -101,15 +96,6 @@ int main(int argc, char **argv)
 	} else if (!strcmp(what, "long-memfd")) {
 		fd = must(syscall(SYS_memfd_create, "long", 0));
 		must(ftruncate(fd, 1ll << 48));
-	} else if (!strcmp(what, "child")) {
-		pid_t pid = must(fork());
-		if (pid == 0) {
-			for (int i = 0; i < LIFE_SECONDS * 100 && getppid() == victim_pid; i++)
-				nap_ms(10);
-			_exit(0);
-		}
-		say("CHILD %d", pid);
-		child = true;
 	} else if (!strcmp(what, "udp-socket"))
 		fd = must(socket(AF_INET6, SOCK_DGRAM, 0));
 	else if (!strcmp(what, "netlink-socket"))
@@ -187,7 +173,7 @@ int main(int argc, char **argv)
 	} else if (!strcmp(what, "traced")) {
 		pid_t pid = must(fork());
 		if (pid == 0) {
-			/* A daemon, since a child would be refused as well. */
+			/* A daemon, since a child would be a part of the tree. */
 			if (fork())
 				_exit(0);
 			setsid();
@@ -243,7 +229,5 @@ int main(int argc, char **argv)
 	victim_wait();
 	if (fd >= 0 && fcntl(77, F_GETFD) == -1)
 		fail("fd 77 is gone");
-	if (child && !child_exists())
-		fail("the child is gone");
 	victim_end();
 }
