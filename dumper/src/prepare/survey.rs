@@ -324,7 +324,10 @@ pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     if stat.is_zombie() {
         return Err(DumpError::Died { pid });
     }
-    if status.tracer_pid != 0 && status.tracer_pid != Pid::this().as_raw() {
+    // The kernel names the thread that traces.
+    let is_ours =
+        |tracer| status::read(Pid::from_raw(tracer)).is_ok_and(|status| status.tgid == Pid::this().as_raw());
+    if status.tracer_pid != 0 && !is_ours(status.tracer_pid) {
         findings.refuse(
             subject(),
             format!("process {} traces it (a debugger?)", status.tracer_pid),
