@@ -321,6 +321,7 @@ fn collect(
         }
         let is_thread = |number| survey::is_thread(&pids, number);
         sessions::check(&stopped.places, &is_thread, options.shell_job, &mut late);
+        stopped.zombies.iter().for_each(|zombie| zombie.losses(&mut late));
         // Whoever came since the look before the freeze: all others were compared then.
         let is_new = |pid: &Pid| !host.others.contains(pid) && !pids.contains(pid);
         let newcomers: Vec<Pid> = procfs::tree::processes()?.into_iter().filter(is_new).collect();

@@ -3,7 +3,8 @@
 //! A process cannot join a session: it is born into that of its parent, or makes one of its own (man 2 setsid). CRIU restores
 //! a session whose leader is an ancestor by having the ancestors fork before they make sessions of their own, once
 //! each, and one of a child of the root by a helper that ends again, since such a child may have been left to
-//! the root by its parent (criu/pstree.c, prepare_pstree_ids). What neither gives back is refused here. The number of a group
+//! the root by its parent (criu/pstree.c, prepare_pstree_ids). The end of the helper leaves that child to the init of the pid
+//! namespace, also where the root is a subreaper, which is a loss. What neither gives back is refused here. The number of a group
 //! or session whose leader is gone is held by a helper meanwhile.
 
 use std::collections::BTreeMap;
@@ -49,6 +50,15 @@ pub fn check(
             }
         } else if let Some(why) = family.why_not(place) {
             findings.refuse(subject(), why, WAY_OUT);
+        } else if let Parent::Helper { sid, .. } = family.parent(place.pid) {
+            findings.lose(
+                subject(),
+                format!(
+                    "its parent is the init of its pid namespace after a restore, and no longer process {}: CRIU makes it \
+                     in its session ({sid}) as the child of a helper that ends",
+                    place.ppid
+                ),
+            );
         }
         if let Some(why) = group(place, root, &of_all, is_thread) {
             findings.refuse(subject(), why, WAY_OUT);
@@ -179,6 +189,24 @@ mod tests {
             told.push((pid.as_raw(), refusal.why));
         }
         told
+    }
+
+    #[test]
+    fn a_child_that_a_helper_must_make_loses_its_parent() {
+        let places =
+            [(10, 0, 10), (11, 10, 10), (14, 10, 14), (15, 14, 14), (16, 10, 14), (17, 10, 98), (18, 17, 98)];
+        let place = |&(pid, ppid, sid): &(u32, u32, u32)| {
+            (Pid::from_raw(pid as i32), Place { pid, ppid, pgid: sid, sid })
+        };
+        let all: Vec<_> = places.iter().map(place).collect();
+        let mut findings = Findings::default();
+        check(&all, &|_| false, false, &mut findings);
+        assert_eq!(findings.refusals, []);
+        let lost =
+            |loss: &crate::refusal::Loss| (loss.subject.clone(), loss.what.contains("no longer process 10"));
+        let lost: Vec<_> = findings.losses.iter().map(lost).collect();
+        let process = |pid| (Subject::Process(Pid::from_raw(pid)), true);
+        assert_eq!(lost, [process(16), process(17)]);
     }
 
     const ROOT: (u32, u32, u32, u32) = (10, 0, 10, 10);

@@ -159,6 +159,24 @@ impl Zombie {
             Err(error) => Err(error),
         }
     }
+
+    /// Names what a restore drops of how it ended: the process that CRIU makes in its place exits with seven bits of the
+    /// code (criu/cr-restore.c, restore_one_zombie).
+    pub fn losses(&self, findings: &mut Findings) {
+        const SEVEN_BITS: i32 = 0x7f;
+        let by_itself = self.exit_code & SEVEN_BITS == 0;
+        let code = self.exit_code >> 8 & 0xff;
+        if by_itself && code > SEVEN_BITS {
+            findings.lose(
+                Subject::Process(self.pid),
+                format!(
+                    "it has ended with exit code {code}, and its parent, which has not waited for it yet, is told {} after \
+                     a restore",
+                    code & SEVEN_BITS
+                ),
+            );
+        }
+    }
 }
 
 /// The processes of a tree that runs, as it was seen: the root first, parents before their children.

@@ -101,6 +101,7 @@ pub fn look_patiently(root: &Root, shell_job: bool, findings: &mut Findings) -> 
 pub fn look(root: &Root, shell_job: bool, findings: &mut Findings) -> Result<Seen, DumpError> {
     let tree = Tree::walk(root.pid)?;
     let zombies = zombies(&tree)?;
+    zombies.iter().for_each(|zombie| zombie.losses(findings));
     let mut tasks = Vec::with_capacity(tree.tasks.len());
     for task in tree.tasks {
         if task.pid == Pid::this() {

@@ -25,6 +25,8 @@ pub enum Rule {
     Ours(u64),
     /// Both write it, godwit with these bits set beside CRIU's.
     OursWith(u64),
+    /// Both write it, CRIU with some of these bits set beside godwit's.
+    TheirsWith(u64),
     /// godwit's number is smaller by so much.
     Behind(u64),
     /// CRIU writes this value.
@@ -55,7 +57,7 @@ pub struct Explained {
 impl Rule {
     /// Whether a run over everything may not need it, by chance.
     pub fn is_of_chance(self) -> bool {
-        matches!(self, Rule::Within(_) | Rule::Moves)
+        matches!(self, Rule::Within(_) | Rule::Moves | Rule::TheirsWith(_))
     }
 }
 
@@ -144,6 +146,102 @@ impl Dir {
     }
 }
 
+impl Dir {
+    /// Who has which file of files.img, and its id: a descriptor, or a process by its program, directories and mappings.
+    fn places(&self) -> BTreeMap<Place, u64> {
+        let mut places = BTreeMap::new();
+        for (name, image) in &self.images {
+            let (kind, number) = split(name);
+            let task = number.unwrap_or_default();
+            for entry in image["entries"].as_array().into_iter().flatten() {
+                let mut add = |place: String, id: &Value, is_descriptor: bool| {
+                    places.extend(id.as_u64().map(|id| (Place { place, is_descriptor }, id)));
+                };
+                match kind {
+                    "fdinfo" => add(format!("{OF}{}: {}", self.key(name), entry["fd"]), &entry["id"], true),
+                    "fs" => {
+                        add(format!("{OF}cwd of {task}"), &entry["cwd_id"], false);
+                        add(format!("{OF}root of {task}"), &entry["root_id"], false);
+                    }
+                    "mm" => {
+                        add(format!("{OF}program of {task}"), &entry["exe_file_id"], false);
+                        let vmas = entry["vmas"].as_array().into_iter().flatten();
+                        for vma in vmas.filter(|vma| is_of_file(vma)) {
+                            let start = vma["start"].as_u64().unwrap_or_default();
+                            add(format!("{MAPPING}{task} at {start:#x}"), &vma["shmid"], false);
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+        places
+    }
+
+    /// files.img by who has each file. That processes have one entry together means something for open files only: what
+    /// else they have is opened for each by its path.
+    fn files_by_place(&self) -> Value {
+        let places = self.places();
+        let descriptors: BTreeSet<u64> =
+            places.iter().filter(|(place, _)| place.is_descriptor).map(|(_, id)| *id).collect();
+        let had: BTreeSet<u64> = places.values().copied().collect();
+        let by_id: BTreeMap<u64, &Value> =
+            self.entries("files.img").iter().filter_map(|file| Some((file["id"].as_u64()?, file))).collect();
+        let mut files = serde_json::Map::new();
+        for (place, id) in places {
+            let mut file = by_id.get(&id).map_or(Value::Null, |file| (*file).clone());
+            if !place.is_descriptor {
+                of_path(&mut file, place.place.starts_with(MAPPING), descriptors.contains(&id));
+            }
+            files.insert(place.place, file);
+        }
+        let mut nobodys: Vec<&Value> =
+            by_id.iter().filter(|(id, _)| !had.contains(id)).map(|(_, file)| *file).collect();
+        nobodys.sort_by_key(|file| file_key(file));
+        for (n, file) in nobodys.into_iter().enumerate() {
+            files.insert(format!("{OF}nobody, {n}"), file.clone());
+        }
+        files.into()
+    }
+
+    /// Whether `pid`, inside, is a process that has ended.
+    fn is_dead(&self, pid: &Value) -> bool {
+        const DEAD: u64 = 2;
+        let state = &self.entries(&format!("core-{pid}.img"))[0]["tc"]["task_state"];
+        *state == "dead" || *state == DEAD
+    }
+}
+
+/// Begins the place of a mapping's file.
+const MAPPING: &str = "@mapping of ";
+
+/// The entry of a file that is opened by its path: without its id, but with `is_open` for whether a descriptor has the same
+/// entry, and for a mapping with what its restore does not look at under names of its own.
+fn of_path(file: &mut Value, is_mapped: bool, is_open: bool) {
+    for (field, value) in file.as_object_mut().into_iter().flatten() {
+        match value.as_object_mut() {
+            Some(record) => {
+                record.remove("id");
+                for (name, unused) in [("flags", "flags_unused"), ("pos", "pos_unused")] {
+                    if is_mapped && let Some(value) = record.remove(name) {
+                        record.insert(unused.to_owned(), value);
+                    }
+                }
+            }
+            None if field == "id" => *value = Value::Null,
+            None => {}
+        }
+    }
+    file["is_open"] = u64::from(is_open).into();
+}
+
+/// Where a file is had.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    place: String,
+    is_descriptor: bool,
+}
+
 /// Puts every thread's seccomp filters, oldest first, into its own record. godwit writes filters that are the same for all
 /// threads once, with SECCOMP_FILTER_FLAG_TSYNC, in cases where CRIU writes them for each: what each thread gets by that
 /// is compared.
@@ -215,10 +313,13 @@ fn flatten(value: &Value, path: &str, into: &mut Fields) {
     }
 }
 
+/// Begins what stands in the place of an index: what an entry is of.
+const OF: char = '@';
+
 /// `/entries/3/reg/pos` as it stands in the list of explained differences: `/entries/#/reg/pos`.
 fn general(path: &str) -> String {
     path.split('/')
-        .map(|part| if part.parse::<u64>().is_ok() { "#" } else { part })
+        .map(|part| if part.starts_with(OF) || part.parse::<u64>().is_ok() { "#" } else { part })
         .collect::<Vec<_>>()
         .join("/")
 }
@@ -280,8 +381,8 @@ pub fn compare(ours: &Dir, theirs: &Dir, pid: i32) -> Compared {
         // Page lists are compared by what they list.
         let (Some(a), Some(b), false) = (a, b, key.starts_with("pagemap")) else { continue };
         let (mut our_fields, mut their_fields) = (Fields::new(), Fields::new());
-        flatten(&normal(a, ours.images[a].clone(), &our_names), "", &mut our_fields);
-        flatten(&normal(b, theirs.images[b].clone(), &their_names), "", &mut their_fields);
+        flatten(&normal(a, ours, &our_names), "", &mut our_fields);
+        flatten(&normal(b, theirs, &their_names), "", &mut their_fields);
         let paths: BTreeSet<&String> = our_fields.keys().chain(their_fields.keys()).collect();
         for path in paths {
             compared.field(file, path, our_fields.get(path), their_fields.get(path), &our_fields);
@@ -317,6 +418,9 @@ fn holds(rule: Rule, ours: Option<&Value>, theirs: Option<&Value>, renumbering: 
         (Rule::OursWith(bits), Some(a), Some(b)) => {
             a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a == b | bits && b & bits == 0)
         }
+        (Rule::TheirsWith(bits), Some(a), Some(b)) => {
+            a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a & b == a && (a ^ b) & !bits == 0)
+        }
         (Rule::OnlyOursAny, Some(_), None) | (Rule::OnlyTheirs, None, Some(_)) => true,
         (Rule::OnlyTheirsIs(value), None, Some(b)) => b.as_u64() == Some(value),
         (Rule::Free | Rule::Moves, Some(_), Some(_)) => true,
@@ -342,14 +446,22 @@ fn name_of(file: &Value) -> Value {
 
 /// Lists whose order means nothing are put in one order, and the files that a process has besides its
 /// descriptors are named by their paths.
-fn normal(file: &str, mut image: Value, names: &BTreeMap<u64, Value>) -> Value {
+fn normal(file: &str, dir: &Dir, names: &BTreeMap<u64, Value>) -> Value {
     let kind = split(file).0;
+    let mut image = dir.images[file].clone();
+    if kind == "files" {
+        image["entries"] = dir.files_by_place();
+        return image;
+    }
     let Some(entries) = image["entries"].as_array_mut() else { return image };
     match kind {
-        // Both write parents before children, each in an order of its own.
-        "pstree" => entries.sort_by_key(|entry| entry["pid"].as_u64()),
+        "pstree" => entries.iter_mut().for_each(|entry| {
+            if dir.is_dead(&entry["pid"]) {
+                let is_itself = entry["threads"] == serde_json::json!([entry["pid"]]);
+                entry["threads"] = u64::from(is_itself).into();
+            }
+        }),
         "fdinfo" => entries.sort_by_key(|entry| entry["fd"].as_u64()),
-        "files" => entries.sort_by_key(file_key),
         "filelocks" => entries.sort_by_key(|entry| {
             (entry["flag"].as_u64(), entry["fd"].as_u64(), entry["start"].as_i64(), entry["len"].as_i64())
         }),
@@ -395,12 +507,17 @@ fn join_times(entry: &mut Value) {
     posix.into_iter().flatten().for_each(join);
 }
 
-/// The file of a mapping, instead of its id.
-fn name_mapped_files(mm: &mut Value, names: &BTreeMap<u64, Value>) {
+/// Whether a mapping's `shmid` is the id of a file.
+fn is_of_file(vma: &Value) -> bool {
     /// `VMA_FILE_PRIVATE` and `VMA_FILE_SHARED` (criu/include/image.h).
     const FILE: u64 = 1 << 6 | 1 << 7;
+    vma["status"].as_u64().is_some_and(|status| status & FILE != 0)
+}
+
+/// The file of a mapping, instead of its id.
+fn name_mapped_files(mm: &mut Value, names: &BTreeMap<u64, Value>) {
     for vma in mm["vmas"].as_array_mut().into_iter().flatten() {
-        let of_file = vma["status"].as_u64().is_some_and(|status| status & FILE != 0);
+        let of_file = is_of_file(vma);
         if let Some(name) = vma["shmid"].as_u64().filter(|_| of_file).and_then(|id| names.get(&id)) {
             vma["shmid"] = name.clone();
         }
