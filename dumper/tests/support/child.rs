@@ -156,10 +156,12 @@ impl Running {
     pub fn wait_for<T>(&mut self, limit: Duration, found: impl Fn(&str, &str) -> Option<T>) -> Option<T> {
         let until = Instant::now() + limit;
         loop {
-            let over = Instant::now() >= until || self.ended().is_some();
-            if over {
-                std::thread::sleep(Duration::from_millis(30));
+            let has_ended = self.ended().is_some();
+            if has_ended {
+                self.stdout.all();
+                self.stderr.all();
             }
+            let over = has_ended || Instant::now() >= until;
             if let Some(answer) = found(&self.stdout.so_far(), &self.stderr.so_far()) {
                 return Some(answer);
             }
