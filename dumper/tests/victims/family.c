@@ -20,6 +20,7 @@ struct worker {
 	uint64_t seed;
 	char name[16];
 	pthread_mutex_t *gate;
+	atomic_bool set_up;
 };
 
 struct task {
@@ -76,6 +77,7 @@ static void *work(void *argument)
 	sigaddset(&mask, GO);
 	sigaddset(&mask, NOTE);
 	must0(pthread_sigmask(SIG_SETMASK, &mask, NULL));
+	w->set_up = true;
 	must0(pthread_mutex_lock(w->gate));
 	must0(pthread_mutex_unlock(w->gate));
 	expect("thread local", w->seed, local);
@@ -143,6 +145,9 @@ static void start_threads(struct task *t)
 		snprintf(w->name, sizeof w->name, "%.11s/%d", t->path, i % 10);
 		must0(pthread_create(&w->thread, NULL, work, w));
 	}
+	for (int i = 0; i < t->count; i++)
+		if (!tree_eventually(t->workers[i].set_up))
+			broken("%sa thread does not start", victim_task);
 }
 
 static void fork_children(struct task *t)
