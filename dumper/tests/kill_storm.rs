@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use support::child::Running;
 use support::product::{self, Server, godwit, godwit_command, migrate_args};
 use support::random::{Random, number};
-use support::untouched::{busy_of, may_be_left_by_a_kill};
+use support::untouched::busy_of;
 use support::victim::{Verdict, Victim};
 use support::{Scene, Witness};
 
@@ -137,7 +137,7 @@ fn storm(victims: &[(&'static str, &[&str])], kills: u64) {
             };
             assert!(victim.exists(), "{}", what(format!("it is gone: {}", victim.log())));
             before.expect_running();
-            if let Err(why) = before.again_but(may_be_left_by_a_kill) {
+            if let Err(why) = before.again_after_a_kill() {
                 panic!("{}", what(why));
             }
             if !hit {

@@ -275,6 +275,11 @@ impl Seizing {
                     {
                         self.taken.interrupted.push(tid);
                     }
+                    Ok(Some(Status::Stopped { signal, event: ptrace::EVENT_STOP }))
+                        if signal != libc::SIGTRAP && self.is_in_frame(tid) && self.heal_stopped(tid) =>
+                    {
+                        self.taken.interrupted.push(tid);
+                    }
                     Ok(Some(Status::Stopped { signal, event: ptrace::EVENT_STOP })) => {
                         self.taken
                             .stopped
@@ -309,11 +314,6 @@ impl Seizing {
         const MOMENT: Duration = Duration::from_micros(100);
         let pid = self.pid;
         let Ok(regs) = ptrace::regs(tid) else { return false };
-        let in_frame = || {
-            let mut around = [0u8; arch::HEALING_BYTES];
-            read_whole(pid, regs.rsp.checked_sub(8)?, &mut around)?;
-            arch::is_healing(&around).then_some(())
-        };
         let about_to_continue = || {
             let mut code = [0u8; 2];
             (regs.rax == arch::NR_RESTART_SYSCALL).then_some(())?;
@@ -322,7 +322,7 @@ impl Seizing {
         };
         let unknown_wait = about_to_continue().is_some()
             || arch::needs_restarted_call(&regs) && self.restarts.call(pid, tid, &regs).is_none();
-        if !unknown_wait && in_frame().is_none() {
+        if !unknown_wait && !self.is_in_frame(tid) {
             return false;
         }
         let moments = self.moments.entry(tid).or_default();
@@ -335,6 +335,44 @@ impl Seizing {
         self.restarts.look_again(pid, tid);
         let _ = ptrace::interrupt(tid);
         true
+    }
+
+    /// Whether a thread is in one of our frames, left by a dumper that was killed.
+    fn is_in_frame(&self, tid: Pid) -> bool {
+        let Ok(regs) = ptrace::regs(tid) else { return false };
+        let Some(from) = regs.rsp.checked_sub(8) else { return false };
+        let mut around = [0u8; arch::HEALING_BYTES];
+        read_whole(self.pid, from, &mut around).is_some() && arch::is_healing(&around)
+    }
+
+    /// Has a thread of a process that a stop signal has stopped go back through our frame, without letting it run a
+    /// step of its own: from one system call to the next, up to the end of the one that takes the frame. Whether it
+    /// was asked to stop again.
+    fn heal_stopped(&mut self, tid: Pid) -> bool {
+        /// The call that was borrowed, and the one that takes the frame.
+        const CALLS_MAX: u32 = 4;
+        /// Signal of a stop at a system call (man 2 ptrace, PTRACE_O_TRACESYSGOOD).
+        const AT_CALL: i32 = libc::SIGTRAP | 0x80;
+        /// Stops of another kind on the way: what it was asked before may be reported twice.
+        const OTHERS_MAX: u32 = 4;
+        let next = || {
+            for _ in 0..OTHERS_MAX {
+                ptrace::syscall_stop(tid, 0).ok()?;
+                match waiting::report(tid, self.limit.until) {
+                    Ok(Some(Status::Stopped { signal: AT_CALL, .. })) => return ptrace::regs(tid).ok(),
+                    Ok(Some(Status::Stopped { event: ptrace::EVENT_STOP, .. })) => {}
+                    _ => return None,
+                }
+            }
+            None
+        };
+        for _ in 0..CALLS_MAX {
+            let (Some(entered), Some(_)) = (next(), next()) else { return false };
+            if entered.orig_rax == arch::NR_RT_SIGRETURN {
+                return ptrace::interrupt(tid).and_then(|()| ptrace::cont(tid, 0)).is_ok();
+            }
+        }
+        false
     }
 
     /// Errs when time is up, and drops a first thread that has ended: the kernel reports that only with the last.

@@ -191,13 +191,30 @@ impl States {
     /// # Errors
     /// What differs and is not excused, when time is over.
     pub fn again_but(&self, excused: impl Fn(&str) -> bool) -> Result<(), String> {
+        self.again_with(|_, difference| excused(difference))
+    }
+
+    /// The same, but for what a SIGKILL of the dumper may leave: besides what it may leave of any task, the blocked signals
+    /// of one that was stopped. It heals as it goes on, and until then takes none but SIGKILL and SIGCONT anyway.
+    ///
+    /// # Errors
+    /// As [`States::again_but`].
+    pub fn again_after_a_kill(&self) -> Result<(), String> {
+        self.again_with(|state, difference| {
+            let is_mask = difference.contains("thread ") && difference.contains(" SigBlk:");
+            untouched::may_be_left_by_a_kill(difference) || state == Some('T') && is_mask
+        })
+    }
+
+    fn again_with(&self, excused: impl Fn(Option<char>, &str) -> bool) -> Result<(), String> {
         let tree = Tree::of(self.root);
         let before = self.states.iter().map(|(member, ..)| *member);
         if self.busy != Busy::Forking && !before.clone().eq(tree.0.iter().copied()) {
             let before: Vec<Member> = before.collect();
             return Err(format!("the tree was {before:?} and is {:?}", tree.0));
         }
-        for (member, _, state) in &self.states {
+        for (member, before, state) in &self.states {
+            let excused = |difference: &str| excused(*before, difference);
             if !member.exists() {
                 return Err(format!("task {} is gone", member.pid));
             }

@@ -15,7 +15,8 @@ pub const RESTORERS: [&[u8]; 2] =
 /// Memory below the stack pointer that compiled code uses without moving it (System V ABI).
 pub const RED_ZONE: u64 = 128;
 
-const NR_RT_SIGRETURN: u64 = 15;
+/// `rt_sigreturn` (arch/x86/entry/syscalls/syscall_64.tbl).
+pub const NR_RT_SIGRETURN: u64 = 15;
 /// The call by which the kernel continues an interrupted wait with what is left of its time.
 pub const NR_RESTART_SYSCALL: u64 = 219;
 
