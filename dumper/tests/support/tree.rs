@@ -219,7 +219,7 @@ impl States {
                 return Err(format!("task {} is gone", member.pid));
             }
             let told = |what| format!("task {}:\n{what}", member.pid);
-            state.again_but(member.pid, self.busy, &excused).map_err(told)?;
+            state.again_but(member.pid, self.busy, excused).map_err(told)?;
         }
         Ok(())
     }
