@@ -102,6 +102,30 @@ impl SharedPages {
     }
 }
 
+/// The way to a page server, as it was at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Way {
+    /// UDP payload of a full packet, in bytes.
+    pub packet_bytes: u16,
+    /// Packets that are sent in one call; 1 without segmentation offload, or where one packet is all that a call takes.
+    pub packets_a_call: usize,
+    /// Smoothed round-trip time, in microseconds.
+    pub rtt_us: u64,
+    /// Packets believed lost.
+    pub lost_packets: u64,
+}
+
+impl Way {
+    fn of(link: &LinkCounters) -> Option<Way> {
+        (link.sent_bytes > 0).then_some(Way {
+            packet_bytes: link.mtu_bytes,
+            packets_a_call: link.segments,
+            rtt_us: link.rtt.as_micros() as u64,
+            lost_packets: link.lost_packets,
+        })
+    }
+}
+
 /// The whole of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -130,6 +154,9 @@ pub struct Report {
     pub wire_bytes: u64,
     /// What the pages took on the way to a page server, by their form.
     pub link: Shares,
+    /// The way itself; nothing for a local directory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub way: Option<Way>,
     /// Whether it runs at the destination.
     pub restored: bool,
     /// Its pid there, as the destination's host sees it.
@@ -202,6 +229,7 @@ impl Report {
             total_ms: ms(outcome.total),
             memory_bytes: memory_pages * PAGE_SIZE,
             wire_bytes: outcome.link.sent_bytes,
+            way: Way::of(&outcome.link),
             link: outcome.link.shares,
             restored: outcome.restored_pid.is_some(),
             restored_pid: outcome.restored_pid,
@@ -268,6 +296,16 @@ impl fmt::Display for Report {
         for (form, share) in forms.iter().filter(|(_, share)| share.frames > 0) {
             let (pages, payload) = (share.page_bytes as f64 / MIB, share.payload_bytes as f64 / MIB);
             writeln!(f, "pages sent {form}: {pages:.1} MiB in {payload:.1} MiB, {} frames", share.frames)?;
+        }
+        if let Some(way) = &self.way {
+            writeln!(
+                f,
+                "packets of {} bytes, {} a call, {} lost; round trip {:.1} ms",
+                way.packet_bytes,
+                way.packets_a_call,
+                way.lost_packets,
+                way.rtt_us as f64 / 1e3
+            )?;
         }
         for loss in &self.losses {
             writeln!(f, "not restored: {loss}")?;

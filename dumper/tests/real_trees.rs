@@ -27,6 +27,8 @@ fn script(scene: &Scene, name: &str, program: &str, text: &str) -> Victim {
 fn move_in_rounds(scene: &Scene, victim: &mut Victim, server: &Server) -> Moved {
     let moved = moved::migrate(scene, victim, server, &["--rounds", "3"]);
     assert!(moved.report["processes"].as_u64().unwrap() > 2, "{}", moved.report);
+    // The loopback takes the largest packets that there are.
+    assert!(moved.report["way"]["packet_bytes"].as_u64().unwrap() > 60_000, "{}", moved.report);
     moved
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use godwit_wire::quic;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 
@@ -80,7 +81,22 @@ pub fn examine() -> Result<Vec<Check>, DumpError> {
     note("tracker soft-dirty", tracker(soft_dirty));
     note("tracker uffd-wp", tracker(uffd_wp));
     note("cgroup v2, to hold a process that its dumper has left", cgroup_v2());
+    let (sends, receives) = match quic::offload() {
+        Ok((sends, receives)) => (by_offload(sends), by_offload(receives)),
+        Err(error) => (State::Without(error.to_string()), State::Without(error.to_string())),
+    };
+    note("segmentation offload of UDP (UDP_SEGMENT), to send to a page server", sends);
+    note("receive offload of UDP (UDP_GRO), to receive at a page server", receives);
     Ok(checks)
+}
+
+fn by_offload(segments: usize) -> State {
+    match segments {
+        0 | 1 => {
+            State::Without("each packet is a call of its own, and a link takes twice the time".to_owned())
+        }
+        _ => State::Works,
+    }
 }
 
 fn needed<T>(tried: Result<T, DumpError>) -> State {

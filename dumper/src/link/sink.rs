@@ -58,6 +58,10 @@ pub struct LinkCounters {
     pub received_bytes: u64,
     /// Packets believed lost.
     pub lost_packets: u64,
+    /// UDP payload of a full packet, in bytes.
+    pub mtu_bytes: u16,
+    /// Packets that are sent in one call; 1 without segmentation offload.
+    pub segments: usize,
     /// Smoothed round-trip time.
     pub rtt: Duration,
 }
@@ -126,8 +130,13 @@ impl RemoteSink {
     /// What went over the link so far.
     pub fn counters(&self) -> LinkCounters {
         let first = self.link.stats();
-        let mut sum =
-            LinkCounters { shares: self.payloads.shares(), rtt: first.rtt, ..LinkCounters::default() };
+        let mut sum = LinkCounters {
+            shares: self.payloads.shares(),
+            rtt: first.rtt,
+            mtu_bytes: first.mtu_bytes,
+            segments: self.link.facts().send_segments,
+            ..LinkCounters::default()
+        };
         for stats in std::iter::once(first).chain(self.further.iter().map(Connection::stats)) {
             sum.sent_bytes += stats.sent_bytes;
             sum.received_bytes += stats.received_bytes;

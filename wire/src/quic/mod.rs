@@ -24,6 +24,7 @@ pub use bucket::{Bucket, RATE_MAX_BYTES_PER_SECOND, RATE_MIN_BYTES_PER_SECOND};
 pub use endpoint::{Connection, Incoming, Listener, SocketFacts, Stats, connect, connect_speaking};
 pub use error::QuicError;
 pub use keys::{Identity, KeysError};
+pub use socket::offload;
 pub use streams::{ControlReceiver, ControlSender, LaneReceiver, LaneSender, Side};
 pub use tls::random;
 pub use tuning::Tuning;
