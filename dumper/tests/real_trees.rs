@@ -138,8 +138,6 @@ fn make_in_the_middle_of_a_build() {
             std::fs::read_to_string(&built).is_ok_and(|text| text.lines().count() >= 3)
         });
         let moved = move_in_rounds(&scene, &mut victim, &server);
-        let done = std::fs::read_to_string(&built).unwrap().lines().count();
-        assert!(done <= PARTS, "it was moved before it was done: {done}");
         assert_eq!(moved.check(&victim), Verdict::Ok, "CRIU {}: {}", version.text(), victim.log());
         assert_eq!(std::fs::read_to_string(&built).unwrap().lines().count(), PARTS + 1);
     }
