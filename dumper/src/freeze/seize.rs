@@ -156,12 +156,23 @@ impl Drop for Taken {
 /// detaches all when the tracing thread ends.
 fn let_go(tid: Pid) {
     const GRACE: Duration = Duration::from_millis(100);
+    resume_wait(tid);
     if ptrace::detach(tid, 0).is_ok() || ptrace::interrupt(tid).is_err() {
         return;
     }
     if let Ok(Some(Status::Stopped { signal, event })) = waiting::report(tid, Instant::now() + GRACE) {
+        resume_wait(tid);
         // Only in a signal-delivery-stop does the number stand for a signal that would be lost.
         let _ = ptrace::detach(tid, if event == 0 { signal & 0x7f } else { 0 });
+    }
+}
+
+/// Has a stopped thread make a wait anew that our stop has ended, where its state was not saved yet.
+fn resume_wait(tid: Pid) {
+    let Ok(regs) = ptrace::regs(tid) else { return };
+    let resumed = arch::resumed(&regs, None);
+    if resumed != regs {
+        let _ = ptrace::set_regs(tid, &resumed);
     }
 }
 
