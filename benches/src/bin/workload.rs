@@ -60,7 +60,8 @@ fn start_children(args: &Args, memory_mib: usize) -> io::Result<Vec<std::process
 
 /// The file by which a child says that it is ready.
 fn child_ready(ready: &Path, number: usize) -> PathBuf {
-    ready.with_extension(format!("child-{number}"))
+    let name = ready.file_name().unwrap_or_default().to_string_lossy();
+    ready.with_file_name(format!("{name}-child-{number}"))
 }
 
 fn main() -> io::Result<()> {
