@@ -242,6 +242,8 @@ fn the_machine_itself_can_be_asked_about() {
     let finished = godwit(&scene, &["doctor", "--json"]).expect_ok();
     let told: Value = serde_json::from_str(finished.stdout.trim()).unwrap();
     assert_eq!(told["can_dump"], true, "{told}");
+    let asked = told["checks"].to_string();
+    assert!(asked.contains("UDP_SEGMENT") && asked.contains("UDP_GRO"), "{asked}");
     let states: Vec<_> =
         told["checks"].as_array().unwrap().iter().map(|check| check["state"].clone()).collect();
     assert!(states.len() >= 9 && states.contains(&"works".into()), "{told}");

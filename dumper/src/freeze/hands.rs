@@ -133,7 +133,9 @@ impl Hands {
         };
         let asked: Vec<_> = self.0.iter().map(begin).collect();
         let mut answers: std::collections::HashMap<Pid, T> = asked.into_iter().flat_map(answer).collect();
-        tasks.iter().filter_map(|task| answers.remove(&task.pid)).collect()
+        // Each task is held by one of them; an answer too few would be taken for another's.
+        let of = |task: &FrozenTask| answers.remove(&task.pid).unwrap_or_else(|| lost());
+        tasks.iter().map(of).collect()
     }
 
     /// Lets one process run on.
@@ -169,6 +171,10 @@ fn answer<T>(answers: Receiver<Result<T, Panic>>) -> T {
         Ok(Ok(answer)) => answer,
         Ok(Err(panic)) => panic::resume_unwind(panic),
         // It answers every job, and takes jobs until it is dropped.
-        Err(_) => panic::resume_unwind(Box::new("a thread that holds stopped processes is gone")),
+        Err(_) => lost(),
     }
+}
+
+fn lost() -> ! {
+    panic::resume_unwind(Box::new("a thread that holds stopped processes is gone"))
 }
