@@ -52,6 +52,7 @@ use crate::prepare::{kerndat, leftovers, limits, survey};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{self, ProcfsError, stat, status, timers};
 use crate::refusal::{Findings, Loss};
+use crate::remote::Session;
 use crate::report::{DumpStats, Outcome, Report, RoundReport, SharedPages};
 use crate::step::{Step, Steps};
 use crate::sys::ptrace::SignalQueue;
@@ -376,7 +377,8 @@ fn dump_tasks<'a>(
     steps: &mut Steps,
 ) -> Result<Dumped<'a>, DumpError> {
     let (tasks, pids) = (&stopped.tasks, stopped.pids());
-    let says: Vec<Says> = steps.run(Step::DumpTask, || stopped.frozen.each(ask).into_iter().collect())?; // the last remote calls
+    let says: Vec<Says> =
+        steps.run(Step::DumpTask, || stopped.frozen.each_waiting(ask).into_iter().collect())?; // the last remote calls
     for (pid, says) in pids.iter().zip(&says) {
         let is_strict = collected.seccomp.of_thread(*pid).mode == SeccompMode::Strict;
         collected.losses.extend(asked_losses(options, host, *pid, says, is_strict)?);
@@ -507,26 +509,20 @@ fn asked_losses(
 }
 
 /// Every question that only the task itself can answer. Afterwards no memory of it is borrowed.
-fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
+async fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
     let pid = frozen.pid();
     let mut timers = timers::read(pid)?; // newest first; restore makes them in the order of the image, by rising id
     timers.sort_by_key(|timer| timer.id);
     let inside = |tid: i32| status::read_thread(pid, Pid::from_raw(tid)).ok()?.ns_pid.last().copied();
-    let mut threads = Vec::with_capacity(frozen.threads().len());
-    let mut leader = frozen.remote(pid)?;
-    let task = asked::task(&mut leader, &timers, inside)?;
-    for thread in frozen.threads() {
+    let one = async |session: &mut Session<'_>| {
         fault::point("mid.task.ask")?;
-        if thread.tid == pid {
-            threads.push(asked::thread(&mut leader)?);
-            continue;
-        }
-        // In the scratch memory of the leader's session, which costs no mapping of its own.
-        let mut session = frozen.remote_beside(&leader, thread.tid)?;
-        threads.push(asked::thread(&mut session)?);
-        session.finish()?;
-    }
-    leader.finish()?;
+        asked::thread(session).await
+    };
+    let leader = async |session: &mut Session<'_>| {
+        let task = asked::task(session, &timers, inside).await?;
+        Ok((task, one(session).await?))
+    };
+    let (task, threads) = frozen.ask(leader, one).await?;
     let threads = threads.into_iter().map(Told::of).collect::<Result<_, _>>()?;
     Ok(Says { task, pending: signals::pending(pid, SignalQueue::Shared)?, threads })
 }

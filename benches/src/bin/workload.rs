@@ -118,7 +118,8 @@ fn main() -> io::Result<()> {
     let plan = Plan { hot_percent: args.hot_percent, rate_mib_s: args.rate_mib_s, how: args.how };
     rewrite(&plan, &mut memory, &WRITTEN, u64::MAX);
     loop {
-        std::thread::sleep(Duration::from_secs(1));
+        // For ever, as a server waits for its next request.
+        std::thread::park();
         std::hint::black_box(&memory);
     }
 }

@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 
 use crate::error::DumpError;
 use crate::freeze::seize::Frozen;
-use crate::procfs::status::{self, Status};
+use crate::procfs::status::Status;
 use crate::refusal::{Findings, Subject};
 use crate::remote::judge::Chain;
 use crate::sys::ptrace;
@@ -181,7 +181,7 @@ impl Seccomp {
 #[derive(Debug)]
 pub struct OfProcess {
     pid: Pid,
-    /// The address behind the instruction that remote calls are made by, as filters see it.
+    /// The address behind the instruction that remote calls are made by, as filters see it; 0 where there are none.
     syscall_end: u64,
     /// Threads that dispatch their system calls themselves.
     dispatching: Vec<Pid>,
@@ -201,14 +201,16 @@ impl OfProcess {
             if ptrace::dispatches_syscalls(tid).unwrap_or(false) {
                 dispatching.push(tid);
             }
-            let mode = match status::read_thread(frozen.pid(), tid)?.seccomp {
+            let mode = match thread.status.seccomp {
                 0 => Mode::None,
                 1 => Mode::Strict,
                 _ => Mode::Filters(read(tid)?),
             };
             modes.push((tid, mode));
         }
-        Ok(OfProcess { pid: frozen.pid(), syscall_end: frozen.syscall_end()?, dispatching, modes })
+        let has_filters = modes.iter().any(|(_, mode)| matches!(mode, Mode::Filters(_)));
+        let syscall_end = if has_filters { frozen.syscall_end()? } else { 0 };
+        Ok(OfProcess { pid: frozen.pid(), syscall_end, dispatching, modes })
     }
 }
 

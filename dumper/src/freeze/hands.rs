@@ -8,13 +8,18 @@ use std::sync::Arc;
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::JoinHandle;
 
+use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::error::FreezeError;
 use super::seize::{Frozen, Limit, Seizing, Thread};
+use crate::procfs::stat;
+use crate::remote::waiting;
 
 /// Threads at most.
 const HANDS_MAX: usize = 16;
+/// Processes that a hand waits for at the same time.
+const AT_ONCE: usize = 32;
 /// Processes from which on another thread is worth it.
 const EACH_AT_LEAST: usize = 8;
 
@@ -111,16 +116,20 @@ pub(super) struct Hands(Vec<Hand>);
 impl Hands {
     /// Stops processes: each hand asks all of its own first, so that they come to their stops at the same time.
     pub(super) fn seize(&mut self, pids: &[Pid], limit: Limit) -> Vec<Seized> {
-        let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        let wanted = pids.len().div_ceil(EACH_AT_LEAST).clamp(1, cores.min(HANDS_MAX));
+        let processors = allowed_processors();
+        let wanted = pids.len().div_ceil(EACH_AT_LEAST).clamp(1, processors.len().min(HANDS_MAX));
         while self.0.len() < wanted {
             self.0.push(Hand::start());
         }
-        let parts = pids.chunks(pids.len().div_ceil(wanted).max(1)).enumerate();
-        let asked: Vec<_> = parts
+        let asked: Vec<_> = parts(pids, &processors[..wanted])
+            .into_iter()
+            .enumerate()
             .map(|(hand, part)| {
-                let part = part.to_vec();
-                self.0[hand].begin(move |held| seize_part(&part, hand, limit, held))
+                let processor = (wanted > 1).then(|| processors[hand]);
+                self.0[hand].begin(move |held| {
+                    processor.into_iter().for_each(stay_on);
+                    seize_part(&part, hand, limit, held)
+                })
             })
             .collect();
         asked.into_iter().flat_map(answer).collect()
@@ -128,9 +137,27 @@ impl Hands {
 
     /// Does something to every process, on the thread that may; answers in the order of `tasks`.
     pub(super) fn each<T: Send + 'static>(&self, tasks: &[FrozenTask], work: fn(&Frozen) -> T) -> Vec<T> {
-        let begin = |hand: &Hand| {
-            hand.begin(move |held| held.iter().map(|one| (one.pid(), work(one))).collect::<Vec<_>>())
-        };
+        self.all(tasks, move |held| held.iter().map(|one| (one.pid(), work(one))).collect())
+    }
+
+    /// The same of what waits for the processes, many of them at the same time.
+    pub(super) fn each_waiting<T: Send + 'static>(
+        &self,
+        tasks: &[FrozenTask],
+        work: impl AsyncFn(&Frozen) -> T + Copy + Send + 'static,
+    ) -> Vec<T> {
+        self.all(tasks, move |held| {
+            let work = held.iter().map(|one| async move { (one.pid(), work(one).await) });
+            waiting::block_on(waiting::all(work, AT_ONCE))
+        })
+    }
+
+    fn all<T: Send + 'static>(
+        &self,
+        tasks: &[FrozenTask],
+        work: impl Fn(&[Frozen]) -> Vec<(Pid, T)> + Copy + Send + 'static,
+    ) -> Vec<T> {
+        let begin = |hand: &Hand| hand.begin(move |held| work(held));
         let asked: Vec<_> = self.0.iter().map(begin).collect();
         let mut answers: std::collections::HashMap<Pid, T> = asked.into_iter().flat_map(answer).collect();
         // Each task is held by one of them; an answer too few would be taken for another's.
@@ -147,6 +174,43 @@ impl Hands {
         };
         self.0.get(task.hand).map_or(Ok(()), |hand| answer(hand.begin(thaw)))
     }
+}
+
+/// The processors that we may run on, or the first.
+fn allowed_processors() -> Vec<usize> {
+    let set = sched_getaffinity(Pid::from_raw(0)).unwrap_or_default();
+    let allowed: Vec<usize> = (0..CpuSet::count()).filter(|at| set.is_set(*at).unwrap_or(false)).collect();
+    if allowed.is_empty() { vec![0] } else { allowed }
+}
+
+/// Has this thread run on one processor. One that cannot be had is no matter.
+fn stay_on(processor: usize) {
+    let mut set = CpuSet::new();
+    if set.set(processor).is_ok() {
+        let _ = sched_setaffinity(Pid::from_raw(0), &set);
+    }
+}
+
+/// Deals processes out to hands: each to the one on the processor that the process ran on last, where it wakes without
+/// another processor's help, which costs as much as all else of a stop. None gets more than its part.
+fn parts(pids: &[Pid], processors: &[usize]) -> Vec<Vec<Pid>> {
+    let most = pids.len().div_ceil(processors.len().max(1));
+    let mut parts = vec![Vec::new(); processors.len().max(1)];
+    let mut left = Vec::new();
+    for pid in pids {
+        let last = stat::read(*pid).ok().and_then(|stat| usize::try_from(stat.processor).ok());
+        let at = last.and_then(|last| processors.iter().position(|processor| *processor == last));
+        match at.filter(|at| parts[*at].len() < most) {
+            Some(at) => parts[at].push(*pid),
+            None => left.push(*pid),
+        }
+    }
+    let mut left = left.into_iter();
+    for part in &mut parts {
+        let room = most - part.len();
+        part.extend(left.by_ref().take(room));
+    }
+    parts
 }
 
 fn seize_part(pids: &[Pid], hand: usize, limit: Limit, held: &mut Vec<Frozen>) -> Vec<Seized> {

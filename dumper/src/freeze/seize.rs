@@ -20,14 +20,15 @@ pub use super::error::FreezeError;
 use super::restart::Restarts;
 use super::rseq;
 pub use super::rseq::{Rseq, Section};
+use crate::procfs::status::{self, Status};
 use crate::procfs::tree::{self, Doing};
-use crate::procfs::{attr, stat, status};
+use crate::procfs::{attr, stat};
 use crate::remote::waiting::{self, Pause};
 use crate::remote::{RemoteError, Session, Surroundings, Target, arch};
 use crate::sys::pidfd;
 use crate::sys::process_vm::{self, Remote};
 use crate::sys::ptrace::{self, Regs};
-use crate::sys::wait::Status;
+use crate::sys::wait;
 
 /// How long a process may take to come to a stop.
 pub const FREEZE_LIMIT: Duration = Duration::from_secs(10);
@@ -50,6 +51,8 @@ pub struct Thread {
     pub rseq: Option<Rseq>,
     /// The stop signal, if the thread was found in a group stop.
     pub group_stop: Option<i32>,
+    /// What /proc says of it since it has stopped. Its pending signals may be more by now.
+    pub status: Status,
     resumed: Regs,
     settled: Regs,
     busy: AtomicBool,
@@ -160,7 +163,8 @@ fn let_go(tid: Pid) {
     if ptrace::detach(tid, 0).is_ok() || ptrace::interrupt(tid).is_err() {
         return;
     }
-    if let Ok(Some(Status::Stopped { signal, event })) = waiting::report(tid, Instant::now() + GRACE) {
+    let report = waiting::block_on(waiting::report(tid, Instant::now() + GRACE));
+    if let Ok(Some(wait::Status::Stopped { signal, event })) = report {
         resume_wait(tid);
         // Only in a signal-delivery-stop does the number stand for a signal that would be lost.
         let _ = ptrace::detach(tid, if event == 0 { signal & 0x7f } else { 0 });
@@ -280,31 +284,31 @@ impl Seizing {
             let before = self.taken.interrupted.len();
             for tid in std::mem::take(&mut self.taken.interrupted) {
                 match crate::sys::wait::try_wait(tid) {
-                    Ok(None | Some(Status::Continued)) => self.taken.interrupted.push(tid),
-                    Ok(Some(Status::Stopped { signal: libc::SIGTRAP, event: ptrace::EVENT_STOP }))
+                    Ok(None | Some(wait::Status::Continued)) => self.taken.interrupted.push(tid),
+                    Ok(Some(wait::Status::Stopped { signal: libc::SIGTRAP, event: ptrace::EVENT_STOP }))
                         if self.needs_a_moment(tid) =>
                     {
                         self.taken.interrupted.push(tid);
                     }
-                    Ok(Some(Status::Stopped { signal, event: ptrace::EVENT_STOP }))
+                    Ok(Some(wait::Status::Stopped { signal, event: ptrace::EVENT_STOP }))
                         if signal != libc::SIGTRAP && self.is_in_frame(tid) && self.heal_stopped(tid) =>
                     {
                         self.taken.interrupted.push(tid);
                     }
-                    Ok(Some(Status::Stopped { signal, event: ptrace::EVENT_STOP })) => {
+                    Ok(Some(wait::Status::Stopped { signal, event: ptrace::EVENT_STOP })) => {
                         self.taken
                             .stopped
                             .push((tid, Some(signal).filter(|signal| *signal != libc::SIGTRAP)));
                     }
                     // A signal was on its way before the stop. It is delivered now: the stop follows when its
                     // handler is set up, its effect has begun, or it is dropped.
-                    Ok(Some(Status::Stopped { signal, event })) => {
+                    Ok(Some(wait::Status::Stopped { signal, event })) => {
                         if ptrace::cont(tid, if event == 0 { signal & 0x7f } else { 0 }).is_ok() {
                             self.taken.interrupted.push(tid);
                         }
                     }
                     // ECHILD: it made an execve and goes by another id now.
-                    Ok(Some(Status::Exited(_) | Status::Killed(_))) | Err(_) => {}
+                    Ok(Some(wait::Status::Exited(_) | wait::Status::Killed(_))) | Err(_) => {}
                 }
             }
             if self.taken.interrupted.len() == before {
@@ -369,9 +373,9 @@ impl Seizing {
         let next = || {
             for _ in 0..OTHERS_MAX {
                 ptrace::syscall_stop(tid, 0).ok()?;
-                match waiting::report(tid, self.limit.until) {
-                    Ok(Some(Status::Stopped { signal: AT_CALL, .. })) => return ptrace::regs(tid).ok(),
-                    Ok(Some(Status::Stopped { event: ptrace::EVENT_STOP, .. })) => {}
+                match waiting::block_on(waiting::report(tid, self.limit.until)) {
+                    Ok(Some(wait::Status::Stopped { signal: AT_CALL, .. })) => return ptrace::regs(tid).ok(),
+                    Ok(Some(wait::Status::Stopped { event: ptrace::EVENT_STOP, .. })) => {}
                     _ => return None,
                 }
             }
@@ -416,10 +420,8 @@ impl Seizing {
             match Thread::save(pid, *tid, *group_stop, &self.restarts) {
                 Ok(thread) => threads.push(thread),
                 // Killed while it was stopped.
-                Err(FreezeError::Ptrace { source: Errno::ESRCH, .. }) if *tid != pid => {}
-                Err(FreezeError::Ptrace { source: Errno::ESRCH, .. }) => {
-                    return Err(FreezeError::Died { pid });
-                }
+                Err(error) if is_gone(&error) && *tid != pid => {}
+                Err(error) if is_gone(&error) => return Err(FreezeError::Died { pid }),
                 Err(error) => return Err(error),
             }
         }
@@ -432,6 +434,14 @@ impl Seizing {
         let surroundings = OnceCell::new();
         let threads = Arc::new(threads);
         Ok(Frozen { pid, pidfd: self.pidfd, threads, whole, surroundings, not_send: PhantomData })
+    }
+}
+
+fn is_gone(error: &FreezeError) -> bool {
+    match error {
+        FreezeError::Ptrace { source, .. } => *source == Errno::ESRCH,
+        FreezeError::Procfs(error) => error.is_gone(),
+        _ => false,
     }
 }
 
@@ -483,6 +493,7 @@ impl Thread {
         let xstate = read_xstate(tid).map_err(failed("PTRACE_GETREGSET of the XSAVE area"))?;
         let sigmask = ptrace::sigmask(tid).map_err(failed("PTRACE_GETSIGMASK"))?;
         let rseq = rseq::read(pid, tid).map_err(failed("PTRACE_GET_RSEQ_CONFIGURATION"))?;
+        let status = status::read_thread(pid, tid)?;
 
         let abort = rseq.as_ref().and_then(|rseq| rseq.abort_ip(regs.rip));
         let resumed = arch::resumed(&regs, abort);
@@ -499,6 +510,7 @@ impl Thread {
             sigmask,
             rseq,
             group_stop,
+            status,
             resumed,
             busy: AtomicBool::new(false),
         })
@@ -522,6 +534,7 @@ impl Thread {
             settled: &self.settled,
             sigmask: self.sigmask,
             xstate: &self.xstate,
+            status: &self.status,
             busy: &self.busy,
         }
     }
@@ -599,8 +612,7 @@ impl Frozen {
 
     /// Takes hold of thread `tid` for remote system calls.
     pub fn remote(&self, tid: Pid) -> Result<Session<'_>, RemoteError> {
-        let thread = self.thread(tid).ok_or(RemoteError::NotFrozen { tid })?;
-        Session::open(thread.target(), self.surroundings()?)
+        Session::open(self.target(tid)?, self.surroundings()?)
     }
 
     /// Takes hold of a further thread while `session` has another one of this process; see [`Session::open_beside`].
@@ -609,8 +621,46 @@ impl Frozen {
         session: &'s Session<'_>,
         tid: Pid,
     ) -> Result<Session<'s>, RemoteError> {
-        let thread = self.thread(tid).ok_or(RemoteError::NotFrozen { tid })?;
-        session.open_beside(thread.target())
+        waiting::block_on(session.open_beside(self.target(tid)?, 0))
+    }
+
+    /// Asks the leader by remote system calls, and then all other threads, several at the same time; answers in the order
+    /// of [`Frozen::threads`].
+    ///
+    /// # Errors
+    /// The first failure, of the leader or of a thread in that order; all threads are as they were.
+    pub async fn ask<T, L, E: From<RemoteError>>(
+        &self,
+        leader: impl AsyncFnOnce(&mut Session<'_>) -> Result<(L, T), E>,
+        thread: impl AsyncFn(&mut Session<'_>) -> Result<T, E>,
+    ) -> Result<(L, Vec<T>), E> {
+        let others = &self.threads[1..];
+        let mut session =
+            Session::open_for(self.leader().target(), self.surroundings()?, others.len()).await?;
+        let (of_leader, first) = leader(&mut session).await?;
+        let places = session.places_beside();
+        let (session_ref, thread) = (&session, &thread);
+        let lane = |place: usize| async move {
+            let mut answers = Vec::with_capacity(others.len().div_ceil(places));
+            for other in others.iter().skip(place).step_by(places) {
+                let mut beside = session_ref.open_beside(other.target(), place).await?;
+                answers.push(thread(&mut beside).await?);
+                beside.end().await?;
+            }
+            Ok(answers)
+        };
+        let lanes = waiting::all((0..places.min(others.len())).map(lane), places).await;
+        let lanes: Vec<Vec<T>> = lanes.into_iter().collect::<Result<_, E>>()?;
+        session.end().await?;
+        let mut lanes: Vec<_> = lanes.into_iter().map(Vec::into_iter).collect();
+        let mut answers = vec![first];
+        let dealt = (0..others.len()).map(|at| lanes[at % places].next());
+        answers.extend(dealt.flatten());
+        Ok((of_leader, answers))
+    }
+
+    fn target(&self, tid: Pid) -> Result<Target<'_>, RemoteError> {
+        Ok(self.thread(tid).ok_or(RemoteError::NotFrozen { tid })?.target())
     }
 
     fn surroundings(&self) -> Result<&Surroundings, RemoteError> {

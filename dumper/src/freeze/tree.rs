@@ -196,6 +196,14 @@ impl FrozenTree {
         self.hands.each(&self.tasks, work)
     }
 
+    /// The same of what makes remote system calls, and waits for them.
+    pub fn each_waiting<T: Send + 'static>(
+        &self,
+        work: impl AsyncFn(&Frozen) -> T + Copy + Send + 'static,
+    ) -> Vec<T> {
+        self.hands.each_waiting(&self.tasks, work)
+    }
+
     /// Lets all run on, children before their parents, so that none finds a child of its own stopped by us. A process
     /// that was killed meanwhile is no error.
     ///

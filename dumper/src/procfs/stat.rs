@@ -57,6 +57,8 @@ pub struct Stat {
     pub end_code: u64,
     /// 28: start (bottom) of the stack.
     pub start_stack: u64,
+    /// 39: the processor that it ran on last.
+    pub processor: i32,
     /// 45: start of the data.
     pub start_data: u64,
     /// 46: end of the data.
@@ -119,6 +121,7 @@ pub fn parse(text: &[u8]) -> Result<Stat, ParseError> {
         stime: count(15, "stat stime")?,
         num_threads: signed(20, "stat num_threads")?,
         start_time: count(22, "stat starttime")?,
+        processor: signed(39, "stat processor")?,
         vsize: count(23, "stat vsize")?,
         rss_pages: count(24, "stat rss")?,
         start_code: count(26, "stat startcode")?,

@@ -1,5 +1,8 @@
 //! The two pieces of existing code that a remote call needs: a `syscall` instruction, and a way into `rt_sigreturn`.
 
+use std::collections::HashMap;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
 use nix::unistd::Pid;
 
 use super::arch;
@@ -42,15 +45,51 @@ impl Gadgets {
     pub fn find(pid: Pid, vmas: &[Vma]) -> Result<Gadgets, RemoteError> {
         let vdso = vmas.iter().find(|vma| vma.is_vdso());
         let vdso = vdso.ok_or(RemoteError::NoGadget { pid, what: "vDSO" })?;
-        let code = read(pid, vdso.start, vdso.len_bytes().min(CHUNK as u64) as usize);
-        let (at, returns) =
-            find_syscall(&code).ok_or(RemoteError::NoGadget { pid, what: "system call in its vDSO" })?;
+        let (at, returns) = syscall_in_vdso(pid, vdso)
+            .ok_or(RemoteError::NoGadget { pid, what: "system call in its vDSO" })?;
         let restorer = find_restorer(pid, vmas)
             .map(Restorer::Found)
             .or_else(|| find_tail(pid, vmas).map(Restorer::Lendable))
             .ok_or(RemoteError::NoGadget { pid, what: "signal restorer" })?;
         Ok(Gadgets { syscall: vdso.start + at as u64, returns, restorer })
     }
+}
+
+/// Where code was found in the files of other processes: most of a tree run the same C library, and all have the same
+/// vDSO. It is read again at its place in each, rather than looked for.
+#[derive(Default)]
+struct Known {
+    /// Offset in the vDSO.
+    syscall: Option<u64>,
+    /// Distance of a restorer from the start of a mapping of a file: device, inode, offset in the file.
+    restorers: HashMap<(u32, u32, u64, u64), u64>,
+}
+
+/// Files that are kept in mind at most.
+const KNOWN_MAX: usize = 1024;
+
+fn known() -> MutexGuard<'static, Known> {
+    static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
+    // What is read there is looked at before it is used.
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Bytes behind a `syscall` in which a plain return is looked for.
+const RETURN_BYTES: usize = 64;
+
+fn syscall_in_vdso(pid: Pid, vdso: &Vma) -> Option<(usize, bool)> {
+    let at_known = known().syscall;
+    if let Some(at) = at_known {
+        let code = read(pid, vdso.start + at, arch::SYSCALL.len() + RETURN_BYTES);
+        if code.starts_with(&arch::SYSCALL) && arch::is_plain_return(&code[arch::SYSCALL.len()..]) {
+            return Some((at as usize, true));
+        }
+    }
+    let found = find_syscall(&read(pid, vdso.start, vdso.len_bytes().min(CHUNK as u64) as usize))?;
+    if let (at, true) = found {
+        known().syscall = Some(at as u64);
+    }
+    Some(found)
 }
 
 /// The offset of the best `syscall` instruction, and whether a plain return follows it.
@@ -72,11 +111,32 @@ fn find_restorer(pid: Pid, vmas: &[Vma]) -> Option<u64> {
             budget = budget.saturating_sub(vma.len_bytes());
             go_on
         })
-        .find_map(|vma| find_restorer_in(pid, vma))
+        .find_map(|vma| restorer_in(pid, vma))
+}
+
+fn restorer_in(pid: Pid, vma: &Vma) -> Option<u64> {
+    let file = (vma.major, vma.minor, vma.inode, vma.pgoff);
+    let known_at = known().restorers.get(&file).copied().filter(|_| vma.has_file());
+    if let Some(at) = known_at.filter(|at| *at < vma.len_bytes()) {
+        let code = read(pid, vma.start + at, longest_form());
+        if arch::RESTORERS.iter().any(|form| code.starts_with(form)) {
+            return Some(vma.start + at);
+        }
+    }
+    let found = find_restorer_in(pid, vma)?;
+    let mut known = known();
+    if vma.has_file() && known.restorers.len() < KNOWN_MAX {
+        known.restorers.insert(file, found - vma.start);
+    }
+    Some(found)
+}
+
+fn longest_form() -> usize {
+    arch::RESTORERS.iter().map(|form| form.len()).max().unwrap_or(0)
 }
 
 fn find_restorer_in(pid: Pid, vma: &Vma) -> Option<u64> {
-    let longest = arch::RESTORERS.iter().map(|form| form.len()).max().unwrap_or(0) as u64;
+    let longest = longest_form() as u64;
     let mut at = vma.start;
     while at < vma.end {
         // The pieces overlap, or a form that lies across their border would be missed.

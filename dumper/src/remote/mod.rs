@@ -28,6 +28,6 @@ pub(crate) mod waiting;
 pub use error::RemoteError;
 pub use gadget::Gadgets;
 pub use session::{
-    SCRATCH_HINT, SCRATCH_NAME, SCRATCH_SLOTS, SCRATCH_STRIDE, Scratch, Session, Surroundings, Target,
-    find_leftovers,
+    ANSWER_BYTES, SCRATCH_HINT, SCRATCH_NAME, SCRATCH_SLOTS, SCRATCH_STRIDE, Scratch, Session, Surroundings,
+    Target, Telling, find_leftovers,
 };

@@ -1,5 +1,7 @@
 //! A thread lent for remote system calls, and given back as it was.
 
+mod told;
+
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -12,7 +14,8 @@ use super::arch::{self, Frame};
 use super::error::RemoteError;
 use super::gadget::{Gadgets, Restorer};
 use super::place::{self, Place, PlaceKind};
-use super::waiting;
+use super::waiting::{self, block_on};
+use crate::procfs::status::Status as TaskStatus;
 use crate::procfs::{maps, status, tree};
 use crate::sys::process_vm::{self, Remote};
 use crate::sys::ptrace::{self, Regs};
@@ -33,8 +36,19 @@ pub const SCRATCH_SLOTS: u64 = 16;
 /// Distance of the places for scratch mappings, in bytes.
 pub const SCRATCH_STRIDE: u64 = 1 << 20;
 
-/// Bytes of a session's scratch memory, of which its caller may use all but [`MARK_BYTES`].
+/// Bytes of a session's scratch memory on the stack, where there is no mapping to have.
 const DATA_BYTES: usize = 8192;
+
+/// Bytes of a session's scratch mapping, of which its caller may use all but [`MARK_BYTES`]: room for what a process is
+/// asked at one stroke.
+const MAPPED_BYTES: usize = 28 << 10;
+
+/// Bytes that the caller of a session beside another may use.
+const BESIDE_BYTES: usize = 2048;
+
+/// Places for sessions beside another at most: with the largest frames, of AMX, they fit into what is taken for a
+/// leftover.
+const BESIDE_MAX: usize = 12;
 
 /// Bytes at the start of a scratch mapping that say whose it is, for kernels that cannot name it.
 const MARK_BYTES: usize = 16;
@@ -141,6 +155,8 @@ fn is_traced_by_others(pid: Pid) -> bool {
     threads.iter().any(|tid| status::read_thread(pid, *tid).is_ok_and(|status| !is_us(status.tracer_pid)))
 }
 
+pub use told::{ANSWER_BYTES, Telling};
+
 /// A thread in a ptrace stop of kind PTRACE_EVENT_STOP, and the state it must come back to.
 #[derive(Clone, Copy)]
 pub struct Target<'a> {
@@ -154,6 +170,8 @@ pub struct Target<'a> {
     pub sigmask: u64,
     /// Its floating-point state (NT_X86_XSTATE).
     pub xstate: &'a [u8],
+    /// What /proc says of it, since it was stopped.
+    pub status: &'a TaskStatus,
     /// Set while a session has the thread.
     pub busy: &'a AtomicBool,
 }
@@ -208,13 +226,35 @@ pub struct Session<'a> {
     mapping_asked: Option<u64>,
     /// A call was made that took the kernel's memory of the thread's own call.
     forgotten: bool,
-    /// Room for the frame of a session beside this one.
-    beside: Option<(u64, Scratch)>,
+    /// Where the frame of a session beside this one lies, the first of several places, and how many there are.
+    beside: Option<(u64, usize)>,
+    /// The stop that the thread was sent on to and that has not been reported yet.
+    flight: Option<Flight>,
+}
+
+/// What a thread that runs is to stop at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Flight {
+    /// The entry or the exit of a call.
+    Call,
+    /// PTRACE_EVENT_STOP.
+    Interrupt,
+    /// The signal that it sends itself at the end of a chain of calls.
+    Chain(i32),
 }
 
 impl<'a> Session<'a> {
     /// Takes hold of a stopped thread. All goes back when the session ends.
     pub fn open(target: Target<'a>, around: &'a Surroundings) -> Result<Session<'a>, RemoteError> {
+        block_on(Session::open_for(target, around, 1))
+    }
+
+    /// The same, beside others that are waited for, and with room for the frames of `beside` further threads.
+    pub async fn open_for(
+        target: Target<'a>,
+        around: &'a Surroundings,
+        beside: usize,
+    ) -> Result<Session<'a>, RemoteError> {
         let frame = Frame::new(target.settled, target.sigmask, target.xstate);
         // With room for data too the session can do without a mapping, should there be none to have.
         let frame_bytes = frame.len_max().next_multiple_of(16);
@@ -228,21 +268,33 @@ impl<'a> Session<'a> {
         fault::point("mid.remote.borrowed")?;
         session.park()?;
         fault::point("mid.remote.parked")?;
-        session.map_scratch()?;
+        session.map_scratch(beside.clamp(1, BESIDE_MAX)).await?;
         fault::point("mid.remote.open")?;
         Ok(session)
     }
 
+    /// How many further threads may be held beside this one at the same time; at least one.
+    pub fn places_beside(&self) -> usize {
+        self.beside.map_or(1, |(_, places)| places)
+    }
+
     /// Takes hold of a further thread of the same process, in the scratch memory of this session.
     ///
-    /// Much cheaper than [`Session::open`], and no memory of the thread itself is touched. Only one at a time.
-    pub fn open_beside<'s>(&'s self, target: Target<'s>) -> Result<Session<'s>, RemoteError> {
+    /// Much cheaper than [`Session::open`], and no memory of the thread itself is touched. Only one at a time for each of
+    /// the [`Session::places_beside`].
+    pub async fn open_beside<'s>(
+        &'s self,
+        target: Target<'s>,
+        place: usize,
+    ) -> Result<Session<'s>, RemoteError> {
         let frame = Frame::new(target.settled, target.sigmask, target.xstate);
-        let Some((at, scratch)) =
-            self.beside.filter(|(at, scratch)| frame.len_max() as u64 <= scratch.addr - at)
+        let room = self.frame.len_max().next_multiple_of(64);
+        let Some((first, _)) = self.beside.filter(|(_, places)| place < *places && frame.len_max() <= room)
         else {
-            return Session::open(target, self.around);
+            return Session::open_for(target, self.around, 1).await;
         };
+        let at = first + (place * (room + BESIDE_BYTES)) as u64;
+        let scratch = Scratch { addr: at + room as u64, len: BESIDE_BYTES };
         let place = Place { at, kind: PlaceKind::Scratch };
         let mut session = Session::begin(target, self.around, frame, place, Some(scratch))?;
         session.park()?;
@@ -257,8 +309,7 @@ impl<'a> Session<'a> {
         place: Place,
         scratch: Option<Scratch>,
     ) -> Result<Session<'a>, RemoteError> {
-        let tid = target.tid;
-        let status = status::read_thread(around.pid, tid)?;
+        let (tid, status) = (target.tid, target.status);
         if status.shadow_stack {
             return Err(RemoteError::Mode { tid, mode: "has a user shadow stack" });
         }
@@ -293,6 +344,7 @@ impl<'a> Session<'a> {
             mapping_asked: None,
             forgotten: false,
             beside: None,
+            flight: None,
         };
         if lends {
             session.lend_restorer()?;
@@ -329,10 +381,17 @@ impl<'a> Session<'a> {
     ///
     /// Calls that block, end the thread or change its stack, mask or memory under the session are not for this.
     pub fn syscall(&mut self, nr: i64, args: [u64; 6]) -> Result<u64, RemoteError> {
+        block_on(self.call(nr, args))
+    }
+
+    /// The same, beside others that are waited for.
+    ///
+    /// What comes of it must be waited for: to drop it half way gives up the call, and waits too.
+    pub async fn call(&mut self, nr: i64, args: [u64; 6]) -> Result<u64, RemoteError> {
         let tid = self.target.tid;
         let mut restarts = 0;
         loop {
-            let result = self.call_once(nr, args)?;
+            let result = self.call_once(nr, args).await?;
             if arch::is_restart(result) && restarts < RESTARTS_MAX {
                 restarts += 1;
                 continue;
@@ -361,14 +420,19 @@ impl<'a> Session<'a> {
     }
 
     /// Gives the thread back: parked in PTRACE_EVENT_STOP with its own registers, mask and memory.
-    pub fn finish(mut self) -> Result<(), RemoteError> {
-        self.settle()
+    pub fn finish(self) -> Result<(), RemoteError> {
+        block_on(self.end())
+    }
+
+    /// The same, beside others that are waited for.
+    pub async fn end(mut self) -> Result<(), RemoteError> {
+        self.settle().await
     }
 
     /// One call, from parked to parked.
-    fn call_once(&mut self, nr: i64, args: [u64; 6]) -> Result<i64, RemoteError> {
+    async fn call_once(&mut self, nr: i64, args: [u64; 6]) -> Result<i64, RemoteError> {
         let tid = self.target.tid;
-        self.come_back()?;
+        self.back().await?;
         match self.state {
             State::Fresh | State::AtExit => {}
             State::Dead => return Err(RemoteError::Died { tid }),
@@ -380,15 +444,13 @@ impl<'a> Session<'a> {
         self.last_call = nr;
         let gadgets = &self.around.gadgets;
         let parked = arch::parked(self.target.settled, gadgets.syscall, self.home);
-        self.run_to_syscall_stop(nr)?;
-        self.state = State::Entered;
+        self.run_to_syscall_stop(nr).await?;
         fault::point("mid.remote.entered")?;
         let back = if gadgets.returns { gadgets.syscall + arch::SYSCALL_LEN } else { self.restorer };
         let entry = arch::call(&parked, nr as u64, args, back, self.home, gadgets.returns);
         self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &entry))?;
         fault::point("mid.remote.loaded")?;
-        self.run_to_syscall_stop(nr)?;
-        self.state = State::Returned;
+        self.run_to_syscall_stop(nr).await?;
         fault::point("mid.remote.called")?;
         let exit = self.ptrace("PTRACE_GETREGSET", ptrace::regs)?;
         self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &parked))?;
@@ -396,39 +458,53 @@ impl<'a> Session<'a> {
         Ok(arch::result(&exit))
     }
 
-    /// Lets the thread run to its next system call stop.
-    fn run_to_syscall_stop(&mut self, nr: i64) -> Result<(), RemoteError> {
+    /// Lets the thread run to its next system call stop: the entry of a call, or the exit of the one it has entered.
+    async fn run_to_syscall_stop(&mut self, nr: i64) -> Result<(), RemoteError> {
+        self.ptrace("PTRACE_SYSCALL", |tid| ptrace::syscall_stop(tid, 0))?;
+        self.flight = Some(Flight::Call);
+        self.land(nr).await
+    }
+
+    /// Waits for the system call stop that the thread was sent on to.
+    async fn land(&mut self, nr: i64) -> Result<(), RemoteError> {
         const SYSCALL_STOP: i32 = libc::SIGTRAP | 0x80;
         let tid = self.target.tid;
-        let mut deliver = 0;
         let deadline = Instant::now() + CALL_LIMIT;
         loop {
-            self.ptrace("PTRACE_SYSCALL", |tid| ptrace::syscall_stop(tid, deliver))?;
-            deliver = match self.await_stop(nr, deadline)? {
-                (SYSCALL_STOP, 0) => return Ok(()),
+            let deliver = match self.await_stop(nr, deadline).await? {
+                (SYSCALL_STOP, 0) => {
+                    self.flight = None;
+                    let has_entered = self.state == State::Entered;
+                    self.state = if has_entered { State::Returned } else { State::Entered };
+                    return Ok(());
+                }
                 // A group stop began or ended around us, or an interrupt was left over. The kernel keeps the
                 // group stop in force for the thread and puts it into effect when it is detached.
                 (_, ptrace::EVENT_STOP) => 0,
                 // The one signal that cannot be blocked and does not kill: it begins a group stop.
                 (libc::SIGSTOP, 0) => libc::SIGSTOP,
-                (signal, _) => return Err(RemoteError::Fault { tid, signal }),
-            }
+                (signal, _) => {
+                    self.flight = None;
+                    return Err(RemoteError::Fault { tid, signal });
+                }
+            };
+            self.ptrace("PTRACE_SYSCALL", |tid| ptrace::syscall_stop(tid, deliver))?;
         }
     }
 
     /// The next stop, as (signal, event).
-    fn await_stop(&mut self, nr: i64, deadline: Instant) -> Result<(i32, i32), RemoteError> {
+    async fn await_stop(&mut self, nr: i64, deadline: Instant) -> Result<(i32, i32), RemoteError> {
         let tid = self.target.tid;
         loop {
-            match waiting::report(tid, deadline) {
+            match waiting::report(tid, deadline).await {
                 Ok(Some(Status::Stopped { signal, event })) => return Ok((signal, event)),
                 Ok(Some(Status::Continued)) => {}
                 Ok(None) => {
-                    self.state = State::Lost;
+                    (self.state, self.flight) = (State::Lost, None);
                     return Err(RemoteError::Stuck { tid, nr, waited: CALL_LIMIT });
                 }
                 Ok(Some(Status::Exited(_) | Status::Killed(_))) | Err(_) => {
-                    self.state = State::Dead;
+                    (self.state, self.flight) = (State::Dead, None);
                     return Err(RemoteError::Died { tid });
                 }
             }
@@ -442,7 +518,7 @@ impl<'a> Session<'a> {
     ) -> Result<T, RemoteError> {
         call(self.target.tid).map_err(|errno| {
             if errno == Errno::ESRCH {
-                self.state = State::Dead;
+                (self.state, self.flight) = (State::Dead, None);
             }
             RemoteError::ptrace(self.target.tid, request)(errno)
         })
@@ -470,17 +546,18 @@ impl<'a> Session<'a> {
     }
 
     /// Maps scratch memory and moves the frame there. Without memory to have, the stack must do.
-    fn map_scratch(&mut self) -> Result<(), RemoteError> {
+    async fn map_scratch(&mut self, places: usize) -> Result<(), RemoteError> {
         const PROT: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         const FLAGS: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
         for (addr, len) in self.around.leftovers.take() {
-            self.unmap(addr, len)?;
+            self.unmap(addr, len).await?;
         }
-        let frame_bytes = self.frame.len_max().next_multiple_of(64) as u64;
-        let data = DATA_BYTES as u64;
-        let len = (2 * (frame_bytes + data)).next_multiple_of(4096);
+        let frame_bytes = self.frame.len_max().next_multiple_of(64);
+        let (data, others) = (MAPPED_BYTES as u64, places * (frame_bytes + BESIDE_BYTES));
+        let len = (data + (frame_bytes + others) as u64).next_multiple_of(4096);
         self.mapping_asked = Some(len);
-        let addr = match self.syscall(libc::SYS_mmap, [self.around.hint(), len, PROT, FLAGS, u64::MAX, 0]) {
+        let args = [self.around.hint(), len, PROT, FLAGS, u64::MAX, 0];
+        let addr = match self.call(libc::SYS_mmap, args).await {
             Ok(addr) => addr,
             Err(RemoteError::Call { .. }) => return Ok(()),
             Err(error) => return Err(error),
@@ -490,26 +567,25 @@ impl<'a> Session<'a> {
         self.around.note_mapping(addr, true);
         fault::point("mid.remote.mapped")?;
         self.write(addr, &MARK)?;
-        self.name_scratch(addr, len)?;
-        // This session's data and frame, then those of one beside it.
+        self.name_scratch(addr, len).await?;
+        // This session's data and frame, then frames and data of those beside it.
         self.move_home(addr + data)?;
         fault::point("mid.remote.moved")?;
         self.put_back()?;
-        self.scratch = Some(Scratch { addr: addr + MARK_BYTES as u64, len: DATA_BYTES - MARK_BYTES });
-        let second = addr + data + frame_bytes;
-        self.beside = Some((second, Scratch { addr: second + frame_bytes, len: DATA_BYTES }));
+        self.scratch = Some(Scratch { addr: addr + MARK_BYTES as u64, len: MAPPED_BYTES - MARK_BYTES });
+        self.beside = Some((addr + data + frame_bytes as u64, places));
         Ok(())
     }
 
     /// Names the mapping, so that one that a killed dumper left behind shows in /proc/PID/maps as what it is.
-    fn name_scratch(&mut self, addr: u64, len: u64) -> Result<(), RemoteError> {
+    async fn name_scratch(&mut self, addr: u64, len: u64) -> Result<(), RemoteError> {
         const PR_SET_VMA: u64 = 0x5356_4d41;
         const PR_SET_VMA_ANON_NAME: u64 = 0;
         if !self.around.names_memory.get() {
             return Ok(());
         }
         // The mark at its start is the name, with its zero.
-        match self.syscall(libc::SYS_prctl, [PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr, len, addr, 0]) {
+        match self.call(libc::SYS_prctl, [PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr, len, addr, 0]).await {
             Ok(_) => Ok(()),
             Err(RemoteError::Call { .. }) => {
                 self.around.names_memory.set(false);
@@ -519,8 +595,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn unmap(&mut self, addr: u64, len: u64) -> Result<(), RemoteError> {
-        match self.syscall(libc::SYS_munmap, [addr, len, 0, 0, 0, 0]) {
+    async fn unmap(&mut self, addr: u64, len: u64) -> Result<(), RemoteError> {
+        match self.call(libc::SYS_munmap, [addr, len, 0, 0, 0, 0]).await {
             Ok(_) | Err(RemoteError::Call { .. }) => {
                 self.around.note_mapping(addr, false);
                 Ok(())
@@ -605,11 +681,11 @@ impl<'a> Session<'a> {
     }
 
     /// Brings the thread back to where it was found.
-    fn settle(&mut self) -> Result<(), RemoteError> {
+    async fn settle(&mut self) -> Result<(), RemoteError> {
         if self.state == State::Lost {
-            self.catch()?;
+            self.catch().await?;
         }
-        self.come_back()?;
+        self.back().await?;
         if matches!(self.state, State::Fresh | State::AtExit) {
             if let Some((addr, len)) = self.mapping {
                 // The frame must not lie in the memory that the call takes away.
@@ -618,12 +694,12 @@ impl<'a> Session<'a> {
                     self.move_home(self.place.at)?;
                 }
                 self.scratch = None;
-                self.unmap(addr, len)?;
+                self.unmap(addr, len).await?;
                 self.mapping = None;
                 fault::point("mid.remote.unmapped")?;
             }
             if self.state == State::AtExit {
-                self.repark()?;
+                self.repark().await?;
             }
             self.restore_registers()?;
             self.put_back()?;
@@ -637,11 +713,22 @@ impl<'a> Session<'a> {
     /// Parks a thread whose last call was given up half way, by an error of ours or a panic. The number and the result of
     /// the call, if it was made: nobody has seen them yet. What it made is undone.
     pub fn come_back(&mut self) -> Result<Option<(i64, i64)>, RemoteError> {
+        block_on(self.back())
+    }
+
+    async fn back(&mut self) -> Result<Option<(i64, i64)>, RemoteError> {
+        match self.flight {
+            Some(Flight::Call) => self.land(self.last_call).await?,
+            Some(Flight::Interrupt) => self.land_reparked().await?,
+            Some(Flight::Chain(signal)) => self.land_chain(signal).await?,
+            None => {}
+        }
         match self.state {
             State::Entered => {
                 // Parked registers name no call, so none is made on the way to the exit.
                 self.park_registers()?;
-                self.run_to_syscall_stop(-1)?;
+                self.last_call = -1;
+                self.run_to_syscall_stop(-1).await?;
                 self.park_registers()?;
                 self.state = State::AtExit;
                 Ok(None)
@@ -651,7 +738,7 @@ impl<'a> Session<'a> {
                     (self.last_call, arch::result(&self.ptrace("PTRACE_GETREGSET", ptrace::regs)?));
                 self.park_registers()?;
                 self.state = State::AtExit;
-                self.undo_last_call(result)?;
+                Box::pin(self.undo_last_call(result)).await?;
                 Ok(Some((nr, result)))
             }
             State::Fresh | State::AtExit | State::Lost | State::Dead | State::Settled => Ok(None),
@@ -659,7 +746,7 @@ impl<'a> Session<'a> {
     }
 
     /// Undoes a call whose result nobody has seen.
-    fn undo_last_call(&mut self, result: i64) -> Result<(), RemoteError> {
+    async fn undo_last_call(&mut self, result: i64) -> Result<(), RemoteError> {
         let Ok(made) = u64::try_from(result) else { return Ok(()) };
         match (self.last_call, self.mapping_asked.take()) {
             (libc::SYS_mmap, Some(len)) => {
@@ -668,7 +755,7 @@ impl<'a> Session<'a> {
             }
             (libc::SYS_munmap, _) => self.mapping = None,
             (libc::SYS_userfaultfd, _) => {
-                self.syscall(libc::SYS_close, [made, 0, 0, 0, 0, 0])?;
+                self.call(libc::SYS_close, [made, 0, 0, 0, 0, 0]).await?;
             }
             _ => {}
         }
@@ -688,26 +775,37 @@ impl<'a> Session<'a> {
 
     /// From the exit of a call into PTRACE_EVENT_STOP, without an instruction in between: only there does the
     /// kernel look at an interrupted system call when the thread is let go.
-    fn repark(&mut self) -> Result<(), RemoteError> {
-        let tid = self.target.tid;
+    async fn repark(&mut self) -> Result<(), RemoteError> {
         self.ptrace("PTRACE_INTERRUPT", ptrace::interrupt)?;
+        self.ptrace("PTRACE_CONT", |tid| ptrace::cont(tid, 0))?;
+        self.flight = Some(Flight::Interrupt);
+        self.land_reparked().await
+    }
+
+    async fn land_reparked(&mut self) -> Result<(), RemoteError> {
+        let tid = self.target.tid;
         let deadline = Instant::now() + CALL_LIMIT;
-        let mut deliver = 0;
         loop {
-            self.ptrace("PTRACE_CONT", |tid| ptrace::cont(tid, deliver))?;
-            deliver = match self.await_stop(0, deadline)? {
-                (_, ptrace::EVENT_STOP) => return Ok(()),
+            let deliver = match self.await_stop(0, deadline).await? {
+                (_, ptrace::EVENT_STOP) => {
+                    (self.flight, self.state) = (None, State::Fresh);
+                    return Ok(());
+                }
                 (libc::SIGSTOP, 0) => libc::SIGSTOP,
-                (signal, _) => return Err(RemoteError::Fault { tid, signal }),
-            }
+                (signal, _) => {
+                    self.flight = None;
+                    return Err(RemoteError::Fault { tid, signal });
+                }
+            };
+            self.ptrace("PTRACE_CONT", |tid| ptrace::cont(tid, deliver))?;
         }
     }
 
     /// Tries to get hold of a thread again whose call did not come back.
-    fn catch(&mut self) -> Result<(), RemoteError> {
+    async fn catch(&mut self) -> Result<(), RemoteError> {
         const GRACE: Duration = Duration::from_millis(200);
         self.ptrace("PTRACE_INTERRUPT", ptrace::interrupt)?;
-        self.await_stop(0, Instant::now() + GRACE)?;
+        self.await_stop(0, Instant::now() + GRACE).await?;
         self.park_registers()?;
         self.state = State::AtExit;
         Ok(())
@@ -721,7 +819,7 @@ impl<'a> Session<'a> {
 
 impl Drop for Session<'_> {
     fn drop(&mut self) {
-        if let Err(error) = self.settle() {
+        if let Err(error) = block_on(self.settle()) {
             tracing::warn!(tid = self.target.tid.as_raw(), %error, "a remote session could not give its thread back");
         }
         self.target.busy.store(false, Ordering::Relaxed);

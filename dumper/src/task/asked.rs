@@ -1,7 +1,8 @@
 //! What only the task itself can say, asked by system calls that it runs for us.
 //!
-//! Each question is one remote call, about ten microseconds under freeze. Everything that `/proc` or ptrace
-//! tells from outside is read there instead.
+//! Each question is a remote call, which costs two stops of the thread under freeze, or a part of a row of calls made at
+//! one stroke where the answer lies in memory ([`Session::tell`]). Everything that `/proc` or ptrace tells from outside is
+//! read there instead.
 
 use nix::errno::Errno;
 use nix::unistd::Pid;
@@ -13,7 +14,7 @@ use godwit_wire::image::timer::{ItimerEntry, PosixTimerEntry, TaskTimersEntry};
 use super::settings;
 use crate::error::DumpError;
 use crate::procfs::timers::Timer;
-use crate::remote::{RemoteError, Session, judge};
+use crate::remote::{ANSWER_BYTES, RemoteError, Session, Telling, judge};
 
 /// Signals whose action is listed: all but SIGKILL and SIGSTOP, 62 of them.
 const SIGNALS: std::ops::RangeInclusive<u64> = 1..=64;
@@ -83,35 +84,45 @@ pub struct ThreadSays {
 ///
 /// # Errors
 /// When a call cannot be run in the task, or answers with an error that has no meaning.
-pub fn task(
+pub async fn task(
     session: &mut Session<'_>,
     timers: &[Timer],
     tid_inside: impl Fn(i32) -> Option<i32>,
 ) -> Result<TaskSays, DumpError> {
-    let mut asking = Asking::new(session)?;
+    let signals = SIGNALS.filter(|signal| ![libc::SIGKILL as u64, libc::SIGSTOP as u64].contains(signal));
+    let intervals = [libc::ITIMER_REAL, libc::ITIMER_VIRTUAL, libc::ITIMER_PROF];
+    let mut questions: Vec<Telling> = signals.map(sigaction).collect();
+    questions.extend(intervals.map(|which| itimer(which as u64)));
+    questions.extend(timers.iter().map(|timer| gettime(timer.id as u64)));
+    questions.extend([prctl(pr::GET_CHILD_SUBREAPER, 4), prctl(pr::GET_TSC, 4)]);
+    let mut asking = Asking { session };
+    let mut answers = asking.tell(&questions).await?.into_iter();
+    let mut next = || answers.next().unwrap_or(Err(Errno::ENOSYS));
+    let tid = asking.tid();
+    let needed = |answer: Answer, nr| answer.map_err(|errno| RemoteError::Call { tid, nr, errno });
     let mut actions = Vec::with_capacity(62);
-    for signal in SIGNALS.filter(|signal| ![libc::SIGKILL as u64, libc::SIGSTOP as u64].contains(signal)) {
-        actions.push(asking.sigaction(signal)?);
+    for _ in 0..62 {
+        actions.push(sa_entry(needed(next(), libc::SYS_rt_sigaction)?));
     }
+    let mut interval = || Ok::<_, DumpError>(itimer_entry(needed(next(), libc::SYS_getitimer)?));
+    let (real, virt, prof) = (interval()?, interval()?, interval()?);
     let mut posix = Vec::with_capacity(timers.len());
     for timer in timers {
-        posix.push(asking.posix_timer(timer, &tid_inside)?);
+        let left = needed(next(), libc::SYS_timer_gettime)?;
+        posix.push(asking.posix_timer(timer, left, &tid_inside).await?);
     }
-    let timers = TaskTimersEntry {
-        real: asking.itimer(libc::ITIMER_REAL as u64)?,
-        virt: asking.itimer(libc::ITIMER_VIRTUAL as u64)?,
-        prof: asking.itimer(libc::ITIMER_PROF as u64)?,
-        posix,
-    };
-    let settings = asking.settings()?;
+    let [child_subreaper, ..] = needed(next(), libc::SYS_prctl)?;
+    // A kernel that does not know it has it not set.
+    let tsc = next().ok().map(|[word, ..]| word as u32);
+    let settings = asking.settings(tsc).await?;
     Ok(TaskSays {
         sigactions: actions,
-        timers,
-        brk: asking.call(libc::SYS_brk, [0; 6])?,
+        timers: TaskTimersEntry { real, virt, prof, posix },
+        brk: asking.call(libc::SYS_brk, [0; 6]).await?,
         dumpable: settings.dumpable as i32,
         thp_disabled: settings.thp_disable != 0,
-        child_subreaper: asking.prctl_word(pr::GET_CHILD_SUBREAPER)? as u32 != 0,
-        membarrier: asking.membarrier()?,
+        child_subreaper: child_subreaper != 0,
+        membarrier: asking.membarrier().await?,
         settings,
     })
 }
@@ -120,94 +131,101 @@ pub fn task(
 ///
 /// # Errors
 /// As [`task`].
-pub fn thread(session: &mut Session<'_>) -> Result<ThreadSays, DumpError> {
-    let mut asking = Asking::new(session)?;
+pub async fn thread(session: &mut Session<'_>) -> Result<ThreadSays, DumpError> {
+    let mut asking = Asking { session };
+    let questions = [prctl(pr::GET_TID_ADDRESS, 8), altstack(), prctl(pr::GET_PDEATHSIG, 4)];
+    let answers = asking.tell(&questions).await?;
+    let mut told = [[0; ANSWER_BYTES / 8]; 3];
+    for ((told, answer), question) in told.iter_mut().zip(answers).zip(&questions) {
+        *told = answer.map_err(|errno| RemoteError::Call { tid: asking.tid(), nr: question.nr, errno })?;
+    }
+    let [[clear_tid_addr, ..], [ss_sp, ss_flags, ss_size, _], [pdeath_sig, ..]] = told;
     Ok(ThreadSays {
         tid: asking.tid(),
-        clear_tid_addr: asking.prctl_word(pr::GET_TID_ADDRESS)?,
-        sas: asking.altstack()?,
-        pdeath_sig: asking.prctl_word(pr::GET_PDEATHSIG)? as u32,
-        securebits: asking.prctl(pr::GET_SECUREBITS)? as u32,
+        clear_tid_addr,
+        sas: ThreadSasEntry { ss_sp, ss_size, ss_flags: ss_flags as u32 },
+        pdeath_sig: pdeath_sig as u32,
+        securebits: asking.prctl(pr::GET_SECUREBITS).await? as u32,
     })
+}
+
+type Answer = Result<[u64; ANSWER_BYTES / 8], Errno>;
+
+/// `rt_sigaction(2)`.
+fn sigaction(signal: u64) -> Telling {
+    Telling { nr: libc::SYS_rt_sigaction, args: [signal, 0, 0, 8, 0, 0], at: 2, len: 32 }
+}
+
+/// The kernel's `struct sigaction` is handler, flags, restorer, mask.
+fn sa_entry([sigaction, flags, restorer, mask]: [u64; ANSWER_BYTES / 8]) -> SaEntry {
+    SaEntry { sigaction, flags, restorer, mask, compat_sigaction: Some(false), mask_extended: None }
+}
+
+/// `getitimer(2)`.
+fn itimer(which: u64) -> Telling {
+    Telling { nr: libc::SYS_getitimer, args: [which, 0, 0, 0, 0, 0], at: 1, len: 32 }
+}
+
+/// Interval, then value, each in seconds and microseconds.
+fn itimer_entry([isec, iusec, vsec, vusec]: [u64; ANSWER_BYTES / 8]) -> ItimerEntry {
+    ItimerEntry { isec, iusec, vsec, vusec }
+}
+
+/// `timer_gettime(2)`.
+fn gettime(id: u64) -> Telling {
+    Telling { nr: libc::SYS_timer_gettime, args: [id, 0, 0, 0, 0, 0], at: 1, len: 32 }
+}
+
+/// `sigaltstack(2)`: `stack_t` is address, flags, size. `SS_ONSTACK` says where the thread runs, not what was set.
+fn altstack() -> Telling {
+    Telling { nr: libc::SYS_sigaltstack, args: [0; 6], at: 1, len: 24 }
+}
+
+/// A `prctl` that answers through a pointer, with a word of `len` bytes.
+fn prctl(option: u64, len: usize) -> Telling {
+    Telling { nr: libc::SYS_prctl, args: [option, 0, 0, 0, 0, 0], at: 1, len }
 }
 
 struct Asking<'a, 'b> {
     session: &'a mut Session<'b>,
-    scratch: u64,
 }
 
-impl<'a, 'b> Asking<'a, 'b> {
-    fn new(session: &'a mut Session<'b>) -> Result<Asking<'a, 'b>, DumpError> {
-        let scratch = session.scratch()?.addr;
-        Ok(Asking { session, scratch })
-    }
-
+impl Asking<'_, '_> {
     fn tid(&self) -> Pid {
         self.session.tid()
     }
 
-    /// Every call goes through here, so that none is made that filters were not asked about.
-    fn try_call(&mut self, number: i64, args: [u64; 6]) -> Result<u64, RemoteError> {
-        debug_assert!(
-            judge::is_listed(number, &args),
-            "call {number} {args:x?} is missing in remote/judge.rs"
-        );
-        self.session.syscall(number, args)
-    }
-
-    fn call(&mut self, number: i64, args: [u64; 6]) -> Result<u64, DumpError> {
-        Ok(self.try_call(number, args)?)
-    }
-
-    fn prctl(&mut self, option: u64) -> Result<u64, DumpError> {
-        self.call(libc::SYS_prctl, [option, 0, 0, 0, 0, 0])
-    }
-
-    /// A `prctl` that answers through a pointer.
-    fn prctl_word(&mut self, option: u64) -> Result<u64, DumpError> {
-        self.clear(8)?;
-        self.call(libc::SYS_prctl, [option, self.scratch, 0, 0, 0, 0])?;
-        Ok(self.words::<1>()?[0])
-    }
-
-    fn clear(&mut self, len: usize) -> Result<(), DumpError> {
-        Ok(self.session.write(self.scratch, &[0u8; 64][..len])?)
-    }
-
-    fn words<const N: usize>(&mut self) -> Result<[u64; N], DumpError> {
-        let mut bytes = vec![0u8; N * 8];
-        self.session.read(self.scratch, &mut bytes)?;
-        let mut words = [0; N];
-        for (word, chunk) in words.iter_mut().zip(bytes.chunks_exact(8)) {
-            *word = chunk.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte));
+    /// As [`Asking::try_call`], of calls that answer in memory.
+    async fn tell(&mut self, calls: &[Telling]) -> Result<Vec<Answer>, RemoteError> {
+        for call in calls {
+            must_be_listed(call.nr, &call.args);
         }
-        Ok(words)
+        self.session.tell(calls).await
     }
 
-    /// `rt_sigaction(2)`: the kernel's `struct sigaction` is handler, flags, restorer, mask.
-    fn sigaction(&mut self, signal: u64) -> Result<SaEntry, DumpError> {
-        self.call(libc::SYS_rt_sigaction, [signal, 0, self.scratch, 8, 0, 0])?;
-        let [sigaction, flags, restorer, mask] = self.words()?;
-        Ok(SaEntry { sigaction, flags, restorer, mask, compat_sigaction: Some(false), mask_extended: None })
+    /// Every call goes through here, so that none is made that filters were not asked about.
+    async fn try_call(&mut self, number: i64, args: [u64; 6]) -> Result<u64, RemoteError> {
+        must_be_listed(number, &args);
+        self.session.call(number, args).await
     }
 
-    /// `getitimer(2)`: interval, then value, each in seconds and microseconds.
-    fn itimer(&mut self, which: u64) -> Result<ItimerEntry, DumpError> {
-        self.call(libc::SYS_getitimer, [which, self.scratch, 0, 0, 0, 0])?;
-        let [isec, iusec, vsec, vusec] = self.words()?;
-        Ok(ItimerEntry { isec, iusec, vsec, vusec })
+    async fn call(&mut self, number: i64, args: [u64; 6]) -> Result<u64, DumpError> {
+        Ok(self.try_call(number, args).await?)
     }
 
-    /// `timer_gettime(2)` and `timer_getoverrun(2)`.
-    fn posix_timer(
+    async fn prctl(&mut self, option: u64) -> Result<u64, DumpError> {
+        self.call(libc::SYS_prctl, [option, 0, 0, 0, 0, 0]).await
+    }
+
+    /// `timer_getoverrun(2)`, beside the time that is left.
+    async fn posix_timer(
         &mut self,
         timer: &Timer,
+        [isec, insec, vsec, vnsec]: [u64; ANSWER_BYTES / 8],
         tid_inside: impl Fn(i32) -> Option<i32>,
     ) -> Result<PosixTimerEntry, DumpError> {
         let id = timer.id as u64;
-        self.call(libc::SYS_timer_gettime, [id, self.scratch, 0, 0, 0, 0])?;
-        let [isec, insec, vsec, vnsec] = self.words()?;
-        let overrun = self.call(libc::SYS_timer_getoverrun, [id, 0, 0, 0, 0, 0])?;
+        let overrun = self.call(libc::SYS_timer_getoverrun, [id, 0, 0, 0, 0, 0]).await?;
         let notify_thread_id = if timer.to_thread {
             Some(tid_inside(timer.target).ok_or(DumpError::Died { pid: Pid::from_raw(timer.target) })?)
         } else {
@@ -228,52 +246,35 @@ impl<'a, 'b> Asking<'a, 'b> {
         })
     }
 
-    /// `sigaltstack(2)`: `stack_t` is address, flags, size. `SS_ONSTACK` says where the thread runs, not what
-    /// was set.
-    fn altstack(&mut self) -> Result<ThreadSasEntry, DumpError> {
-        self.call(libc::SYS_sigaltstack, [0, self.scratch, 0, 0, 0, 0])?;
-        let [ss_sp, ss_flags, ss_size] = self.words()?;
-        Ok(ThreadSasEntry { ss_sp, ss_size, ss_flags: ss_flags as u32 })
-    }
-
     /// Everything that is dropped unless it is the default. What a kernel does not know cannot have been set there.
-    fn settings(&mut self) -> Result<settings::Asked, DumpError> {
-        let has_keyring = |asking: &mut Self, which: i64| {
+    async fn settings(&mut self, tsc: Option<u32>) -> Result<settings::Asked, DumpError> {
+        let has_keyring = async |asking: &mut Self, which: i64| {
             let args = [KEYCTL_GET_KEYRING_ID, which as u64, 0, 0, 0, 0];
-            Ok::<bool, DumpError>(asking.optional(libc::SYS_keyctl, args)?.is_some())
+            Ok::<bool, DumpError>(asking.optional(libc::SYS_keyctl, args).await?.is_some())
         };
         Ok(settings::Asked {
-            tsc: self.optional_word(libc::SYS_prctl, [pr::GET_TSC, self.scratch, 0, 0, 0, 0])?,
-            cpuid: self.optional(libc::SYS_arch_prctl, [ARCH_GET_CPUID, 0, 0, 0, 0, 0])?,
-            mdwe: self.optional(libc::SYS_prctl, [pr::GET_MDWE, 0, 0, 0, 0, 0])?,
-            memory_merge: self.optional(libc::SYS_prctl, [pr::GET_MEMORY_MERGE, 0, 0, 0, 0, 0])?,
-            thp_disable: self.prctl(pr::GET_THP_DISABLE)?,
-            dumpable: self.prctl(pr::GET_DUMPABLE)?,
-            has_keyring: has_keyring(self, KEY_SPEC_THREAD_KEYRING)?
-                || has_keyring(self, KEY_SPEC_PROCESS_KEYRING)?,
+            tsc,
+            cpuid: self.optional(libc::SYS_arch_prctl, [ARCH_GET_CPUID, 0, 0, 0, 0, 0]).await?,
+            mdwe: self.optional(libc::SYS_prctl, [pr::GET_MDWE, 0, 0, 0, 0, 0]).await?,
+            memory_merge: self.optional(libc::SYS_prctl, [pr::GET_MEMORY_MERGE, 0, 0, 0, 0, 0]).await?,
+            thp_disable: self.prctl(pr::GET_THP_DISABLE).await?,
+            dumpable: self.prctl(pr::GET_DUMPABLE).await?,
+            has_keyring: has_keyring(self, KEY_SPEC_THREAD_KEYRING).await?
+                || has_keyring(self, KEY_SPEC_PROCESS_KEYRING).await?,
         })
     }
 
     /// A call that may fail: `None` then.
-    fn optional(&mut self, number: i64, args: [u64; 6]) -> Result<Option<u64>, DumpError> {
-        match self.try_call(number, args) {
+    async fn optional(&mut self, number: i64, args: [u64; 6]) -> Result<Option<u64>, DumpError> {
+        match self.try_call(number, args).await {
             Ok(value) => Ok(Some(value)),
             Err(RemoteError::Call { .. }) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
 
-    /// The same of one that answers with an `int` at the start of the scratch memory.
-    fn optional_word(&mut self, number: i64, args: [u64; 6]) -> Result<Option<u32>, DumpError> {
-        self.clear(8)?;
-        match self.optional(number, args)? {
-            Some(_) => Ok(Some(self.words::<1>()?[0] as u32)),
-            None => Ok(None),
-        }
-    }
-
-    fn membarrier(&mut self) -> Result<Option<u32>, DumpError> {
-        match self.try_call(libc::SYS_membarrier, [MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0, 0, 0]) {
+    async fn membarrier(&mut self) -> Result<Option<u32>, DumpError> {
+        match self.try_call(libc::SYS_membarrier, [MEMBARRIER_GET_REGISTRATIONS, 0, 0, 0, 0, 0]).await {
             Ok(mask) => Ok(Some(mask as u32)),
             Err(RemoteError::Call { errno: Errno::EINVAL | Errno::ENOSYS, .. }) => {
                 tracing::debug!(tid = %self.tid(), "this kernel does not tell membarrier registrations");
@@ -282,4 +283,9 @@ impl<'a, 'b> Asking<'a, 'b> {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+/// No call is made that filters were not asked about.
+fn must_be_listed(nr: i64, args: &[u64; 6]) {
+    debug_assert!(judge::is_listed(nr, args), "call {nr} {args:x?} is missing in remote/judge.rs");
 }

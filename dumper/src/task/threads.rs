@@ -14,7 +14,7 @@ use crate::collect::seccomp;
 use crate::error::DumpError;
 use crate::freeze::seize::Thread as Stopped;
 use crate::prepare::cpu::{self, XsaveLayout};
-use crate::procfs::{attr, status};
+use crate::procfs::attr;
 use crate::refusal::{Findings, Subject};
 use crate::sys::ptrace::SignalQueue;
 use crate::sys::sched;
@@ -85,9 +85,9 @@ pub fn dump(
         );
         return Err(DumpError::from_findings(findings));
     }
-    let status = status::read_thread(pid, tid)?;
+    let status = &stopped.status;
     let Told { says, pending: signals_p, tls } = told.clone();
-    let regs = &interrupted.registers(stopped, &signals_p, status.signals.blocked);
+    let regs = &interrupted.registers(stopped, &signals_p, stopped.sigmask);
     let info = core::thread_info(regs, &stopped.xstate, layout, says.clear_tid_addr, tls)
         .map_err(|error| DumpError::sys(format!("thread {tid}"), "reading its registers", bad(error)))?;
     let attr = sched::attr(tid).map_err(failed("sched_getattr"))?;
@@ -103,7 +103,7 @@ pub fn dump(
         sas: Some(says.sas.clone()),
         pdeath_sig: Some(says.pdeath_sig),
         signals_p: Some(signals_p),
-        creds: Some(creds::entry(&status, says.securebits)),
+        creds: Some(creds::entry(status, says.securebits)),
         seccomp_mode: Some(seccomp.mode.into()),
         seccomp_filter: seccomp.filter,
         comm: Some(attr::comm(pid, tid)?),

@@ -225,6 +225,19 @@ pub fn call(parked: &Regs, nr: u64, args: [u64; 6], back: u64, frame: u64, retur
     Regs { orig_rax: nr, rip: back, rsp, rdi, rsi, rdx, r10, r8, r9, ..*parked }
 }
 
+/// The registers of a thread in the frame by which it makes call `nr` of its own, as a link of a chain of frames: behind
+/// the call, which returns by a `ret`, it goes on to the frame at `next`.
+pub fn link(settled: &Regs, nr: u64, args: [u64; 6], syscall: u64, next: u64) -> Regs {
+    let [rdi, rsi, rdx, r10, r8, r9] = args;
+    let eflags = settled.eflags & !EFLAGS_TF;
+    Regs { rip: syscall, rax: nr, rsp: next, rdi, rsi, rdx, r10, r8, r9, eflags, ..*settled }
+}
+
+/// Whether the kernel remembers how the thread's interrupted call is to go on, which any `rt_sigreturn` makes it forget.
+pub fn is_remembered(resumed: &Regs) -> bool {
+    in_syscall(resumed) && resumed.rax as i64 == ERESTART_RESTARTBLOCK
+}
+
 /// The raw result of a call at its exit.
 pub fn result(regs: &Regs) -> i64 {
     regs.rax as i64
@@ -305,27 +318,46 @@ impl Frame {
 
     /// The bytes of the frame at address `at`, a multiple of 8; `restorer` is where its `ret` goes.
     pub fn bytes(&self, at: u64, restorer: u64) -> Vec<u8> {
-        let fpstate_at = (at + (FRAME_UC + UC_LEN) as u64).next_multiple_of(FPSTATE_ALIGN);
+        let fpstate_at = fpstate_at(at);
         let mut bytes = vec![0u8; (fpstate_at - at) as usize];
-        let mut put =
-            |offset: usize, word: u64| bytes[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
-        put(0, restorer);
-        put(FRAME_UC, UC_FLAGS);
-        // struct stack_t: ss_sp, ss_flags, ss_size.
-        put(FRAME_UC + 24, u64::from(SS_FLAGS_INVALID));
-        let r = &self.settled;
-        let selectors = (r.cs & 0xffff) | (r.ss & 0xffff) << 48;
-        let context = [
-            r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax,
-            r.rcx, r.rsp, r.rip, r.eflags, selectors, 0, 0, 0, 0, fpstate_at,
-        ];
-        for (index, word) in context.into_iter().enumerate() {
-            put(FRAME_UC + UC_MCONTEXT + 8 * index, word);
-        }
-        put(FRAME_UC + UC_SIGMASK, self.sigmask);
+        put_head(&mut bytes, restorer, &self.settled, self.sigmask, fpstate_at);
         bytes.extend_from_slice(&self.fpstate);
         bytes
     }
+
+    /// A frame with other registers ([`link`]) and blocked signals, and the floating-point state of this one, which lies
+    /// at `home`.
+    pub fn link_bytes(&self, home: u64, restorer: u64, regs: &Regs, sigmask: u64) -> [u8; LINK_BYTES] {
+        let mut bytes = [0u8; LINK_BYTES];
+        put_head(&mut bytes, restorer, regs, sigmask, fpstate_at(home));
+        bytes
+    }
+}
+
+/// Bytes of a frame without its floating-point state, a multiple of 64.
+pub const LINK_BYTES: usize = (FRAME_UC + UC_LEN).next_multiple_of(64);
+
+/// Where the floating-point state of the frame at `at` lies.
+fn fpstate_at(at: u64) -> u64 {
+    (at + (FRAME_UC + UC_LEN) as u64).next_multiple_of(FPSTATE_ALIGN)
+}
+
+/// Writes all of a frame but its floating-point state.
+fn put_head(bytes: &mut [u8], restorer: u64, r: &Regs, sigmask: u64, fpstate_at: u64) {
+    let mut put = |offset: usize, word: u64| bytes[offset..offset + 8].copy_from_slice(&word.to_le_bytes());
+    put(0, restorer);
+    put(FRAME_UC, UC_FLAGS);
+    // struct stack_t: ss_sp, ss_flags, ss_size.
+    put(FRAME_UC + 24, u64::from(SS_FLAGS_INVALID));
+    let selectors = (r.cs & 0xffff) | (r.ss & 0xffff) << 48;
+    let context = [
+        r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15, r.rdi, r.rsi, r.rbp, r.rbx, r.rdx, r.rax,
+        r.rcx, r.rsp, r.rip, r.eflags, selectors, 0, 0, 0, 0, fpstate_at,
+    ];
+    for (index, word) in context.into_iter().enumerate() {
+        put(FRAME_UC + UC_MCONTEXT + 8 * index, word);
+    }
+    put(FRAME_UC + UC_SIGMASK, sigmask);
 }
 
 /// The floating-point part of a signal frame, from a thread's XSAVE area in standard form.
