@@ -13,25 +13,22 @@ use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use godwit_wire::fault;
 use godwit_wire::image::core::SeccompMode;
-use godwit_wire::image::siginfo::SignalQueueEntry;
-use godwit_wire::image::{ImageKind, ImageWriter};
 use nix::unistd::Pid;
 
 use crate::collect::file_locks::FileLocks;
 use crate::collect::images::{ImageSet, Origin};
 use crate::collect::seccomp::{OfProcess, Seccomp};
 use crate::collect::tree::{self, Place, Task, Zombie};
-use crate::collect::{ids, namespaces, sessions, sharing};
+use crate::collect::{lsm, namespaces, sessions, sharing};
 use crate::error::DumpError;
 use crate::finish::{self, clocks};
-use crate::freeze::seize::Frozen;
-use crate::freeze::tree::{self as freeze_tree, FrozenTask, FrozenTree};
+use crate::freeze::tree::{self as freeze_tree, FrozenTree};
 use crate::handover::{self, HandedOver, Member};
 use crate::interrupt;
 use crate::options::{Afterwards, CriuVersion, Options};
+use crate::parallel;
 use crate::pool::Pool;
 use crate::predump::hot;
 use crate::predump::pages::{self, Owners, PageSource, PagesError, Sent, StopOthers};
@@ -50,20 +47,16 @@ use crate::prepare::root::Root;
 use crate::prepare::scripts::{Hook, NetworkLock, Scripts};
 use crate::prepare::{kerndat, leftovers, limits, survey};
 use crate::procfs::maps::{self, Vma};
-use crate::procfs::{self, ProcfsError, stat, status, timers};
+use crate::procfs::{self};
 use crate::refusal::{Findings, Loss};
-use crate::remote::Session;
 use crate::report::{DumpStats, Outcome, Report, RoundReport, SharedPages};
 use crate::step::{Step, Steps};
-use crate::sys::ptrace::SignalQueue;
-use crate::task::aio::{self, Rings};
-use crate::task::asked::{self, TaskSays};
-use crate::task::files::{self, Descriptor, FileTable};
-use crate::task::interrupted::Interrupted;
+use crate::task::aio::Rings;
+use crate::task::files::{self, Descriptor};
+use crate::task::images::{self, Around, Given, Images};
+use crate::task::says::{self, Says};
 use crate::task::shmem::{self, Holder, Segment};
-use crate::task::threads::{self, Thread, Told};
-use crate::task::vmas::Guards;
-use crate::task::{self, mm, settings, signals, vmas};
+use crate::task::{settings, vmas};
 
 /// Dumps the tree: rounds while it runs if asked for, one freeze, everything else, the hand-over.
 ///
@@ -265,8 +258,7 @@ fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, 
     let freezing = alarm.elapsed();
     host.root.check_alive()?;
     let died = |pid| DumpError::Died { pid };
-    let tasks = frozen.tasks().iter().map(|task| Task::open(task.pid())?.ok_or(died(task.pid())));
-    let tasks: Vec<Task> = tasks.collect::<Result<_, _>>()?;
+    let tasks = parallel::each(frozen.tasks(), |task| Task::open(task.pid())?.ok_or(died(task.pid())))?;
     tasks.iter().try_for_each(|task| host.claims.more(task))?;
     // Nobody is left to wait for them.
     let zombies = frozen.zombies().iter().map(|pid| Zombie::read(*pid)?.ok_or(died(*pid)));
@@ -301,25 +293,30 @@ fn collect(
 ) -> Result<Collected, DumpError> {
     let (root, tasks, pids) = (&host.root, &stopped.tasks, stopped.pids());
     let mut late = Findings::default();
-    let descriptors = tasks.iter().map(|task| files::open_all(task.pid, &task.pidfd));
-    let descriptors: Vec<Vec<Descriptor>> = descriptors.collect::<Result<_, _>>()?;
+    let descriptors = parallel::each(tasks, |task| files::open_all(task.pid, &task.pidfd))?;
     let by_task = || tasks.iter().zip(&descriptors).map(|(task, all)| (task.pid, &all[..]));
     steps.run(Step::CheckpointDevices, || {
         pids.iter().try_for_each(|pid| plugins::checkpoint_devices(*pid))?;
         let inside = pids.iter().copied().collect();
         let held_elsewhere = files::held_elsewhere(&inside, descriptors.iter().flatten());
-        for (pid, all) in by_task() {
-            survey::descriptors_of(pid, all, root.ghost_limit, &held_elsewhere, &mut late);
-        }
-        Ok(())
+        parallel::look(by_task(), &mut late, |(pid, all), late| {
+            survey::descriptors_of(pid, all, root.ghost_limit, &held_elsewhere, late);
+            Ok(())
+        })
     })?;
     let tables = steps.run(Step::CollectIds, || {
-        for task in tasks {
+        let of_threads =
+            stopped.frozen.tasks().iter().flat_map(|task| task.threads().iter().map(|one| (task.pid(), one)));
+        parallel::look(of_threads, &mut late, |(pid, thread), late| {
+            survey::pending_trap(pid, thread.tid, thread.status(pid)?, late);
+            Ok::<_, DumpError>(())
+        })?;
+        parallel::look(tasks, &mut late, |task, late| {
             match host.seen.contains(&(task.pid, task.start_time)) {
-                true => survey::process(task.pid, &mut late)?,
-                false => survey::newcomer(task, &mut late)?,
+                true => survey::process_alone(task.pid, late),
+                false => survey::newcomer(task, late),
             }
-        }
+        })?;
         let is_thread = |number| survey::is_thread(&pids, number);
         sessions::check(&stopped.places, &is_thread, options.shell_job, &mut late);
         stopped.zombies.iter().for_each(|zombie| zombie.losses(&mut late));
@@ -339,17 +336,23 @@ fn collect(
         Ok(locks)
     })?;
     steps.run(Step::CollectNamespaces, || {
-        for pid in &pids {
-            namespaces::check(*pid, &mut late)?;
-            namespaces::check_threads(*pid, &mut late)?;
-        }
+        let own = namespaces::Own::read()?;
+        parallel::look(&pids, &mut late, |pid, late| {
+            namespaces::check(*pid, &own, late)?;
+            namespaces::check_threads(*pid, late)
+        })?;
         namespaces::check_tree(&pids, &mut late)
     })?;
     let seccomp = steps.run(Step::CollectSeccomp, || {
         stopped.frozen.threads().for_each(|thread| settings::check_policy(thread.tid, &mut late));
         seccomp_of(&stopped.frozen, &mut late)
     })?;
-    steps.run(Step::CollectLsm, || pids.iter().try_for_each(|pid| survey::lsm(*pid, &mut late)))?;
+    steps.run(Step::CollectLsm, || {
+        parallel::look(stopped.frozen.threads(), &mut late, |thread, late| {
+            lsm::check(thread.tid, late);
+            Ok(())
+        })
+    })?;
     let losses = survey::late_verdict(late, &host.losses, options.strict)?;
     stopped.alarm.check(Step::CollectLsm)?;
     Ok(Collected { descriptors, tables, locks, seccomp, losses })
@@ -378,21 +381,18 @@ fn dump_tasks<'a>(
 ) -> Result<Dumped<'a>, DumpError> {
     let (tasks, pids) = (&stopped.tasks, stopped.pids());
     let says: Vec<Says> =
-        steps.run(Step::DumpTask, || stopped.frozen.each_waiting(ask).into_iter().collect())?; // the last remote calls
+        steps.run(Step::DumpTask, || stopped.frozen.each_waiting(says::ask).into_iter().collect())?; // the last remote calls
     for (pid, says) in pids.iter().zip(&says) {
         let is_strict = collected.seccomp.of_thread(*pid).mode == SeccompMode::Strict;
         collected.losses.extend(asked_losses(options, host, *pid, says, is_strict)?);
     }
     stopped.alarm.check(Step::DumpTask)?;
     let begun = Instant::now();
-    let flags = FlagsReader::start(pids.clone());
-    let mut listed = Vec::with_capacity(tasks.len());
-    for task in tasks {
-        listed.push(rounds::list_last(task, rounds, options.alive_set, stopped.alarm.ends())?);
-    }
-    for (pid, listed) in pids.iter().zip(&listed) {
-        survey::late_mappings(*pid, host.root.ghost_limit, &listed.vmas)?;
-    }
+    let listed = rounds::list_last(tasks, rounds, options.alive_set, stopped.alarm.ends())?;
+    let checked = vmas::Checked::default();
+    parallel::each(pids.iter().zip(&listed), |(pid, listed)| {
+        survey::late_mappings(*pid, host.root.ghost_limit, &listed.vmas, &checked)
+    })?;
     let rings = pids.iter().zip(&listed).map(|(pid, listed)| Rings::read(*pid, &listed.vmas));
     let rings: Vec<Rings> = rings.collect::<Result<_, _>>()?;
     let segments = shmem::collect(&holders(&pids, &listed, &collected.descriptors))?;
@@ -418,12 +418,7 @@ fn dump_tasks<'a>(
             let sent = source.send_all(images.plan(), images.sink())?;
             Ok::<_, DumpError>((images, sent))
         });
-        let state = flags.join().and_then(|flagged| {
-            for ((pid, listed), flagged) in pids.iter().zip(&listed).zip(&flagged) {
-                whole::check(*pid, &listed.plan.runs, flagged)?;
-            }
-            state(options, host, stopped, &says, flagged, &collected)
-        });
+        let state = state(options, host, stopped, &says, &listed, &collected);
         stop.store(state.is_err(), Ordering::Relaxed);
         (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
     });
@@ -431,7 +426,7 @@ fn dump_tasks<'a>(
     let (mut images, sent) = sent?;
     sent.pages.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
     let shared = rounds::shared(&images.plan().pages, &sent);
-    for image in &state.images {
+    for image in &state.made.images {
         images.put(image.clone())?;
     }
     rounds.read_latency_us += &sent.read_latency_us;
@@ -446,22 +441,6 @@ fn holders<'a>(pids: &[Pid], listed: &'a [Listed], descriptors: &'a [Vec<Descrip
 
 fn owners(tasks: &[Task]) -> BTreeMap<u32, Pid> {
     tasks.iter().map(|task| (task.inside, task.pid)).collect()
-}
-
-/// Reads the mappings of all processes with their VmFlags while the pages are listed and sent: that walks all page tables.
-struct FlagsReader(std::thread::JoinHandle<Result<Vec<Vec<Vma>>, ProcfsError>>);
-
-impl FlagsReader {
-    fn start(pids: Vec<Pid>) -> FlagsReader {
-        FlagsReader(std::thread::spawn(move || {
-            let _ = fault::point("mid.task.flags-reader"); // a panic or a kill; there is nothing else to fail
-            pids.into_iter().map(maps::read_with_flags).collect()
-        }))
-    }
-
-    fn join(self) -> Result<Vec<Vec<Vma>>, DumpError> {
-        Ok(self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
-    }
 }
 
 /// The stopped processes' memory: a page that is listed must be there.
@@ -483,14 +462,6 @@ fn page_source<'a>(
     }
 }
 
-/// What a task and each of its threads said, and what only their tracer is told.
-struct Says {
-    task: TaskSays,
-    /// Signals that are pending for the task as a whole.
-    pending: SignalQueueEntry,
-    threads: Vec<Told>,
-}
-
 /// What that shows to be lost.
 fn asked_losses(
     options: &Options,
@@ -508,34 +479,10 @@ fn asked_losses(
     survey::late_verdict(findings, &host.losses, options.strict)
 }
 
-/// Every question that only the task itself can answer. Afterwards no memory of it is borrowed.
-async fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
-    let pid = frozen.pid();
-    let mut timers = timers::read(pid)?; // newest first; restore makes them in the order of the image, by rising id
-    timers.sort_by_key(|timer| timer.id);
-    let inside = |tid: i32| status::read_thread(pid, Pid::from_raw(tid)).ok()?.ns_pid.last().copied();
-    let one = async |session: &mut Session<'_>| {
-        fault::point("mid.task.ask")?;
-        asked::thread(session).await
-    };
-    let leader = async |session: &mut Session<'_>| {
-        let task = asked::task(session, &timers, inside).await?;
-        Ok((task, one(session).await?))
-    };
-    let (task, threads) = frozen.ask(leader, one).await?;
-    let threads = threads.into_iter().map(Told::of).collect::<Result<_, _>>()?;
-    Ok(Says { task, pending: signals::pending(pid, SignalQueue::Shared)?, threads })
-}
-
-/// The tasks' own images, and what later steps need of them.
+/// The tasks' images, and the mappings of each with their VmFlags.
 struct State {
-    /// The mappings of each.
-    vmas: Vec<Vec<Vma>>,
-    images: Vec<(String, Bytes)>,
-    table: FileTable,
-    /// The threads of each, inside, by the number of the first.
-    threads: BTreeMap<u32, Vec<u32>>,
-    losses: Vec<Loss>,
+    flagged: Vec<Vec<Vma>>,
+    made: Images,
 }
 
 fn state(
@@ -543,105 +490,40 @@ fn state(
     host: &Host,
     stopped: &Stopped,
     says: &[Says],
-    flagged: Vec<Vec<Vma>>,
+    listed: &[Listed],
     collected: &Collected,
 ) -> Result<State, DumpError> {
-    let mut state = State {
-        vmas: Vec::new(),
-        images: Vec::new(),
-        table: FileTable::default(),
-        threads: BTreeMap::new(),
-        losses: Vec::new(),
+    fault::point("mid.task.flags-reader")?;
+    // That walks all page tables, while the pages are sent.
+    let flagged = parallel::each(stopped.tasks.iter().zip(listed), |(task, listed)| {
+        let flagged = maps::read_with_flags(task.pid)?;
+        whole::check(task.pid, &listed.plan.runs, &flagged)?;
+        Ok::<_, DumpError>(flagged)
+    })?;
+    let given = |index: usize| Given {
+        task: &stopped.tasks[index],
+        frozen: &stopped.frozen.tasks()[index],
+        says: &says[index],
+        flagged: &flagged[index],
+        descriptors: &collected.descriptors[index],
+        table: collected.tables[index],
     };
-    for (index, flagged) in flagged.iter().enumerate() {
-        let of = OneTask {
-            index,
-            task: &stopped.tasks[index],
-            frozen: &stopped.frozen.tasks()[index],
-            says: &says[index],
-            flagged,
-        };
-        task_state(options, host, &of, collected, &mut state)?;
-    }
-    state.vmas = flagged;
-    Ok(state)
+    let tree: Vec<Given<'_>> = (0..stopped.tasks.len()).map(given).collect();
+    let around = Around {
+        layout: &host.layout,
+        criu: host.criu,
+        known: &host.losses,
+        strict: options.strict,
+        seccomp: &collected.seccomp,
+    };
+    let made = images::dump(around, &tree)?;
+    Ok(State { flagged, made })
 }
 
-/// What is known of one task when its images are made.
-struct OneTask<'a> {
-    /// Its place in the tree.
-    index: usize,
-    task: &'a Task,
-    frozen: &'a FrozenTask,
-    says: &'a Says,
-    flagged: &'a [Vma],
-}
-
-fn task_state(
-    options: &Options,
-    host: &Host,
-    of: &OneTask<'_>,
-    collected: &Collected,
-    state: &mut State,
-) -> Result<(), DumpError> {
-    let OneTask { index, task, frozen, says, flagged } = *of;
-    let (pid, inside) = (task.pid, u64::from(task.inside));
-    let table = &mut state.table;
-    let stat = stat::read(pid)?;
-    let guards = Guards::look(pid, flagged)?;
-    state.losses.extend(late_losses(options, host, pid, flagged, &guards)?);
-    let mut vmas = vmas::entries(pid, flagged, table)?;
-    let files = collected.tables[index];
-    if files == index {
-        let mut descriptors = ImageWriter::new(ImageKind::Fdinfo);
-        for entry in files::dump(pid, &collected.descriptors[index], table)? {
-            descriptors.push(&entry);
-        }
-        let name = ImageKind::Fdinfo.file_name(u64::from(ids::files_id(files)));
-        state.images.push((name, descriptors.finish()?));
-    }
-    let pending = &says.pending;
-    let mut interrupted = Interrupted::new(pending, &says.task.sigactions);
-    let mut threads = Vec::with_capacity(frozen.threads().len());
-    for (thread, told) in frozen.threads().iter().zip(&says.threads) {
-        let seccomp = collected.seccomp.of_thread(thread.tid);
-        threads.push(threads::dump(pid, thread, told, &host.layout, seccomp, &mut interrupted)?);
-    }
-    threads.sort_by_key(|thread| thread.inside != task.inside); // the leader first, the others as they came
-    let stopped_by = frozen.stopped_by().map(|signal| signal as u32);
-    let of_task =
-        task::task_core(pid, &stat, &says.task, frozen.leader().sigmask, stopped_by, pending.clone())?;
-    threads[0].core.tc = Some(of_task);
-    vmas.extend(guards.entries(host.criu)); // behind all mappings, also those that lie above them
-    let mm = mm::entry(pid, &stat, &says.task, vmas, aio::entries(flagged), table)?;
-    let fs = task::fs(pid, table)?;
-    fault::point("mid.task.state")?;
-    for thread in &threads {
-        state.images.push(single(ImageKind::Core, u64::from(thread.inside), &thread.core)?);
-    }
-    state.images.push(single(ImageKind::Mm, inside, &mm)?);
-    state.images.push(single(ImageKind::Fs, inside, &fs)?);
-    state.images.push(single(ImageKind::Ids, inside, &ids::task(index, files))?);
-    state.threads.insert(task.inside, threads.iter().map(|thread: &Thread| thread.inside).collect());
+/// A step that has no more to do: what it is about was looked at under freeze before, where it is refused, and nothing that
+/// is stopped changes it.
+fn no_more() -> Result<(), DumpError> {
     Ok(())
-}
-
-/// What a restore drops of the stopped process's memory and was not known before.
-fn late_losses(
-    options: &Options,
-    host: &Host,
-    pid: Pid,
-    flagged: &[Vma],
-    guards: &Guards,
-) -> Result<Vec<Loss>, DumpError> {
-    let mut late = Findings::default();
-    survey::memory(pid, flagged, &mut late)?;
-    guards.losses(pid, host.criu, &mut late);
-    survey::late_verdict(late, &host.losses, options.strict)
-}
-
-fn single(kind: ImageKind, id: u64, record: &impl prost::Message) -> Result<(String, Bytes), DumpError> {
-    Ok((kind.file_name(id), ImageWriter::single(kind, record)?))
 }
 
 /// The sealed final set.
@@ -668,18 +550,18 @@ fn finish(
     let (root, tasks, pids) = (&host.root, &stopped.tasks, stopped.pids());
     let by_task = || collected.by_task(tasks);
     steps.run(Step::DeadPidConflict, || finish::dead_pids(by_task()))?;
-    steps.run(Step::DumpMountNamespaces, || finish::namespaces(&pids))?;
+    steps.run(Step::DumpMountNamespaces, no_more)?;
     let locks = steps.run(Step::DumpFileLocks, || Ok(collected.locks.image()?))?;
-    steps.run(Step::VerifyTtySids, || finish::tty_sids(pids.iter().copied()))?;
+    steps.run(Step::VerifyTtySids, no_more)?;
     let zombies = steps.run(Step::DumpZombies, || finish::zombies(&stopped.frozen, &stopped.zombies))?;
-    let pstree = steps.run(Step::DumpPstree, || Ok(finish::pstree(&stopped.places, &state.threads)?))?;
-    let mapped = || pids.iter().copied().zip(state.vmas.iter().map(|all| &all[..]));
-    steps.run(Step::DumpShmem, || finish::shmem(root, mapped(), &segments))?;
-    steps.run(Step::DumpNamespaces, || finish::namespaces(&pids))?;
+    let pstree = steps.run(Step::DumpPstree, || Ok(finish::pstree(&stopped.places, &state.made.threads)?))?;
+    let mapped = || pids.iter().copied().zip(state.flagged.iter().map(|all| &all[..]));
+    steps.run(Step::DumpShmem, || finish::shmem(mapped(), &segments))?;
+    steps.run(Step::DumpNamespaces, no_more)?;
     let clocks = steps.run(Step::DumpTimeNs, || clocks::image(root.pid))?;
     steps.run(Step::DumpCgroups, || finish::cgroups(root, &pids, &host.cgroup))?;
-    steps.run(Step::FixExternalUnixSockets, || finish::no_outside_state(by_task()))?;
-    steps.run(Step::TtyPostActions, || finish::no_outside_state(by_task()))?;
+    steps.run(Step::FixExternalUnixSockets, no_more)?;
+    steps.run(Step::TtyPostActions, no_more)?;
     let has_locks = locks.is_some();
     if has_locks {
         images.need_option("--file-locks");
@@ -688,7 +570,7 @@ fn finish(
         images.need_option("--shell-job");
     }
     let others = [pstree, clocks, collected.seccomp.image()?];
-    let images_of_tasks = locks.into_iter().chain(zombies).chain(state.table.images()?);
+    let images_of_tasks = locks.into_iter().chain(zombies).chain(state.made.table.images()?);
     for image in images_of_tasks.chain(others).chain(host.processor.image()?) {
         images.put(image)?;
     }
@@ -710,7 +592,7 @@ fn finish(
     host.scripts.run(Hook::PostDump)?;
     let report = rounds::report(round, listed.iter(), &sent, memdump, sealed.fsync_us).with_shared(shared);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
-    let losses = collected.losses.into_iter().chain(state.losses).collect();
+    let losses = collected.losses.into_iter().chain(state.made.losses).collect();
     let (processes, zombies) = (tasks.len(), stopped.zombies.len());
     Ok(SealedSet { processes, zombies, stats, report: Some(report), restore_options, has_locks, losses })
 }

@@ -22,6 +22,7 @@ pub mod interrupt;
 pub mod link;
 pub mod logging;
 pub mod options;
+pub mod parallel;
 pub mod pool;
 pub mod predump;
 pub mod prepare;

@@ -11,6 +11,7 @@ use std::fs;
 use nix::unistd::Pid;
 
 use crate::error::DumpError;
+use crate::parallel;
 use crate::procfs::ns::{self, Kind};
 use crate::procfs::{status, tree};
 use crate::refusal::{Findings, Subject};
@@ -25,13 +26,36 @@ const OF_THREADS: [Kind; 5] = [Kind::Net, Kind::Ipc, Kind::Uts, Kind::Mnt, Kind:
 /// What a page server's init for a restored tree looks like in `/proc/PID/cmdline`.
 const RESTORE_INIT: (&str, &str) = ("godwit-page-server", "restore-init");
 
+/// The dumper's own namespaces.
+#[derive(Clone, Copy, Debug)]
+pub struct Own {
+    shared: [Option<u64>; SHARED.len()],
+    mounts: Option<u64>,
+    pids: Option<u64>,
+}
+
+impl Own {
+    /// Reads them.
+    ///
+    /// # Errors
+    /// When a namespace link cannot be read.
+    pub fn read() -> Result<Own, DumpError> {
+        let own = |kind| ns::read(Pid::this(), kind);
+        let mut shared = [None; SHARED.len()];
+        for (inode, kind) in shared.iter_mut().zip(SHARED) {
+            *inode = own(kind)?;
+        }
+        Ok(Own { shared, mounts: own(Kind::Mnt)?, pids: own(Kind::Pid)? })
+    }
+}
+
 /// Checks every namespace of a task.
 ///
 /// # Errors
 /// When a namespace link cannot be read.
-pub fn check(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
-    for kind in SHARED {
-        if ns::read(pid, kind)? != ns::read(Pid::this(), kind)? {
+pub fn check(pid: Pid, own: &Own, findings: &mut Findings) -> Result<(), DumpError> {
+    for (kind, own) in SHARED.into_iter().zip(own.shared) {
+        if ns::read(pid, kind)? != own {
             let name = kind.name();
             findings.refuse(
                 Subject::Process(pid),
@@ -41,8 +65,8 @@ pub fn check(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
         }
     }
     let mounts = ns::read(pid, Kind::Mnt)?;
-    if ns::read(pid, Kind::Pid)? == ns::read(Pid::this(), Kind::Pid)? {
-        if mounts != ns::read(Pid::this(), Kind::Mnt)? {
+    if ns::read(pid, Kind::Pid)? == own.pids {
+        if mounts != own.mounts {
             refuse_foreign(pid, "mnt", findings);
         }
         return Ok(());
@@ -67,7 +91,7 @@ pub fn check_tree(tree: &[Pid], findings: &mut Findings) -> Result<(), DumpError
     let Some(root) = tree.first() else { return Ok(()) };
     for kind in [Kind::Pid, Kind::Time] {
         let of_root = ns::read(*root, kind)?;
-        for pid in &tree[1..] {
+        parallel::look(&tree[1..], findings, |pid, findings| {
             match ns::read(*pid, kind) {
                 Ok(of_task) if of_task == of_root => {}
                 Ok(_) => findings.refuse(
@@ -76,9 +100,10 @@ pub fn check_tree(tree: &[Pid], findings: &mut Findings) -> Result<(), DumpError
                     "containers are not dumped yet; wait until it has ended",
                 ),
                 Err(error) if error.is_gone() => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }
@@ -89,9 +114,12 @@ pub fn check_tree(tree: &[Pid], findings: &mut Findings) -> Result<(), DumpError
 /// When a namespace link cannot be read. A thread that ended meanwhile is left out.
 pub fn check_threads(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     let threads: Vec<_> = tree::threads(pid)?.into_iter().filter(|tid| *tid != pid).collect();
+    if threads.is_empty() {
+        return Ok(());
+    }
     for kind in OF_THREADS {
         let of_process = ns::read(pid, kind)?;
-        for tid in &threads {
+        parallel::look(&threads, findings, |tid, findings| {
             match ns::read(*tid, kind) {
                 // A thread that ends has none any more.
                 Ok(None) => {}
@@ -102,9 +130,10 @@ pub fn check_threads(pid: Pid, findings: &mut Findings) -> Result<(), DumpError>
                     "run the program without that, or wait until the thread has ended",
                 ),
                 Err(error) if error.is_gone() => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => return Err(error),
             }
-        }
+            Ok(())
+        })?;
     }
     Ok(())
 }

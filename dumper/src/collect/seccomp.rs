@@ -201,7 +201,7 @@ impl OfProcess {
             if ptrace::dispatches_syscalls(tid).unwrap_or(false) {
                 dispatching.push(tid);
             }
-            let mode = match thread.status.seccomp {
+            let mode = match thread.status(frozen.pid())?.seccomp {
                 0 => Mode::None,
                 1 => Mode::Strict,
                 _ => Mode::Filters(read(tid)?),

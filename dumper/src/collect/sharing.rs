@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use nix::unistd::Pid;
 
+use crate::parallel;
 use crate::procfs::{ProcfsError, stat, tree};
 use crate::refusal::{Findings, Subject};
 use crate::sys::kcmp::{self, Kind};
@@ -70,12 +71,10 @@ pub fn check(tree: &[Pid], outside: &[Pid], findings: &mut Findings) -> Result<V
             "wait until one of them has ended or started another program",
         );
     }
-    for (index, pid) in tree.iter().enumerate() {
-        match check_threads(*pid, findings) {
-            Err(error) if error.is_gone() && index > 0 => {}
-            checked => checked?,
-        }
-    }
+    parallel::look(tree, findings, |pid, findings| match check_threads(*pid, findings) {
+        Err(error) if error.is_gone() && *pid != tree[0] => Ok(()),
+        checked => checked,
+    })?;
     Ok(tables)
 }
 

@@ -11,14 +11,12 @@ use nix::unistd::Pid;
 use godwit_wire::image::pstree::PstreeEntry;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
-use crate::collect::namespaces;
 use crate::collect::tree::{Place, Zombie};
 use crate::error::DumpError;
 use crate::freeze::tree::FrozenTree;
 use crate::prepare::root::Root;
 use crate::prepare::survey;
 use crate::procfs::maps::Vma;
-use crate::procfs::stat;
 use crate::refusal::{Findings, Subject};
 use crate::task::files::{Descriptor, unknown};
 use crate::task::shmem::Segment;
@@ -65,33 +63,6 @@ pub fn zombies(frozen: &FrozenTree, zombies: &[Zombie]) -> Result<Vec<(String, B
     zombies.iter().map(image).collect()
 }
 
-/// Refuses a controlling terminal: its session and foreground group would have to be restored.
-///
-/// # Errors
-/// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn tty_sids(tree: impl Iterator<Item = Pid>) -> Result<(), DumpError> {
-    let mut findings = Findings::default();
-    for pid in tree {
-        if stat::read(pid)?.tty_nr != 0 {
-            findings.refuse(Subject::Process(pid), "it has a controlling terminal", "start it with `setsid`");
-        }
-    }
-    verdict(findings)
-}
-
-/// Proves that no mount namespace is to be dumped, nor any other: all are ours or of a restore's making.
-///
-/// # Errors
-/// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn namespaces(tree: &[Pid]) -> Result<(), DumpError> {
-    let mut findings = Findings::default();
-    for pid in tree {
-        namespaces::check(*pid, &mut findings)?;
-    }
-    namespaces::check_tree(tree, &mut findings)?;
-    verdict(findings)
-}
-
 /// Proves that no cgroup is to be dumped: the images say "where `criu` runs", and that is meant for the cgroup that
 /// was seen before the freeze, threads and all.
 ///
@@ -110,20 +81,15 @@ pub fn cgroups(root: &Root, tree: &[Pid], before: &str) -> Result<(), DumpError>
     verdict(findings)
 }
 
-/// Proves that every shared memory segment that is mapped was sent: the mappings are read once more after their pages
+/// Proves that every shared memory segment that is mapped was sent: the mappings were read once more after their pages
 /// were listed.
 ///
 /// # Errors
-/// [`DumpError::Refused`], or when `/proc` does not tell.
-pub fn shmem<'a>(
-    root: &Root,
-    tree: impl Iterator<Item = (Pid, &'a [Vma])>,
-    sent: &[Segment],
-) -> Result<(), DumpError> {
+/// [`DumpError::Refused`].
+pub fn shmem<'a>(tree: impl Iterator<Item = (Pid, &'a [Vma])>, sent: &[Segment]) -> Result<(), DumpError> {
     let mut findings = Findings::default();
     let sent: BTreeSet<u64> = sent.iter().map(|segment| segment.id).collect();
     for (pid, all) in tree {
-        vmas::check_all(pid, all, root.ghost_limit, &mut findings);
         for vma in all.iter().filter(|vma| vmas::is_memory_file(vma) && !sent.contains(&vma.inode)) {
             findings.refuse(vmas::subject(pid, vma), "it was mapped during the dump", "dump it again");
         }

@@ -8,8 +8,8 @@ use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use godwit_wire::fault;
@@ -22,7 +22,7 @@ use super::rseq;
 pub use super::rseq::{Rseq, Section};
 use crate::procfs::status::{self, Status};
 use crate::procfs::tree::{self, Doing};
-use crate::procfs::{attr, stat};
+use crate::procfs::{ProcfsError, attr, stat};
 use crate::remote::waiting::{self, Pause};
 use crate::remote::{RemoteError, Session, Surroundings, Target, arch};
 use crate::sys::pidfd;
@@ -51,8 +51,8 @@ pub struct Thread {
     pub rseq: Option<Rseq>,
     /// The stop signal, if the thread was found in a group stop.
     pub group_stop: Option<i32>,
-    /// What /proc says of it since it has stopped. Its pending signals may be more by now.
-    pub status: Status,
+    /// What /proc says of it since it has stopped, once it was asked.
+    status: OnceLock<Status>,
     resumed: Regs,
     settled: Regs,
     busy: AtomicBool,
@@ -337,7 +337,7 @@ impl Seizing {
         };
         let unknown_wait = about_to_continue().is_some()
             || arch::needs_restarted_call(&regs) && self.restarts.call(pid, tid, &regs).is_none();
-        if !unknown_wait && !self.is_in_frame(tid) {
+        if !unknown_wait && !self.is_frame(&regs) {
             return false;
         }
         let moments = self.moments.entry(tid).or_default();
@@ -354,7 +354,11 @@ impl Seizing {
 
     /// Whether a thread is in one of our frames, left by a dumper that was killed.
     fn is_in_frame(&self, tid: Pid) -> bool {
-        let Ok(regs) = ptrace::regs(tid) else { return false };
+        ptrace::regs(tid).is_ok_and(|regs| self.is_frame(&regs))
+    }
+
+    /// Whether a thread with these registers is.
+    fn is_frame(&self, regs: &Regs) -> bool {
         let Some(from) = regs.rsp.checked_sub(8) else { return false };
         let mut around = [0u8; arch::HEALING_BYTES];
         read_whole(self.pid, from, &mut around).is_some() && arch::is_healing(&around)
@@ -493,7 +497,6 @@ impl Thread {
         let xstate = read_xstate(tid).map_err(failed("PTRACE_GETREGSET of the XSAVE area"))?;
         let sigmask = ptrace::sigmask(tid).map_err(failed("PTRACE_GETSIGMASK"))?;
         let rseq = rseq::read(pid, tid).map_err(failed("PTRACE_GET_RSEQ_CONFIGURATION"))?;
-        let status = status::read_thread(pid, tid)?;
 
         let abort = rseq.as_ref().and_then(|rseq| rseq.abort_ip(regs.rip));
         let resumed = arch::resumed(&regs, abort);
@@ -510,7 +513,7 @@ impl Thread {
             sigmask,
             rseq,
             group_stop,
-            status,
+            status: OnceLock::new(),
             resumed,
             busy: AtomicBool::new(false),
         })
@@ -527,16 +530,31 @@ impl Thread {
         &self.resumed
     }
 
-    fn target(&self) -> Target<'_> {
-        Target {
+    /// What /proc says of it, as it was when it was asked first after the stop. Its pending signals may be more by now, and
+    /// its mask is its own only as long as nobody has borrowed it.
+    ///
+    /// # Errors
+    /// When /proc does not tell.
+    pub fn status(&self, pid: Pid) -> Result<&Status, ProcfsError> {
+        match self.status.get() {
+            Some(known) => Ok(known),
+            None => {
+                let read = status::read_thread(pid, self.tid)?;
+                Ok(self.status.get_or_init(|| read))
+            }
+        }
+    }
+
+    fn target(&self, pid: Pid) -> Result<Target<'_>, RemoteError> {
+        Ok(Target {
             tid: self.tid,
             resumed: &self.resumed,
             settled: &self.settled,
             sigmask: self.sigmask,
             xstate: &self.xstate,
-            status: &self.status,
+            status: self.status(pid)?,
             busy: &self.busy,
-        }
+        })
     }
 }
 
@@ -636,14 +654,14 @@ impl Frozen {
     ) -> Result<(L, Vec<T>), E> {
         let others = &self.threads[1..];
         let mut session =
-            Session::open_for(self.leader().target(), self.surroundings()?, others.len()).await?;
+            Session::open_for(self.leader().target(self.pid)?, self.surroundings()?, others.len()).await?;
         let (of_leader, first) = leader(&mut session).await?;
         let places = session.places_beside();
         let (session_ref, thread) = (&session, &thread);
         let lane = |place: usize| async move {
             let mut answers = Vec::with_capacity(others.len().div_ceil(places));
             for other in others.iter().skip(place).step_by(places) {
-                let mut beside = session_ref.open_beside(other.target(), place).await?;
+                let mut beside = session_ref.open_beside(other.target(self.pid)?, place).await?;
                 answers.push(thread(&mut beside).await?);
                 beside.end().await?;
             }
@@ -660,7 +678,7 @@ impl Frozen {
     }
 
     fn target(&self, tid: Pid) -> Result<Target<'_>, RemoteError> {
-        Ok(self.thread(tid).ok_or(RemoteError::NotFrozen { tid })?.target())
+        self.thread(tid).ok_or(RemoteError::NotFrozen { tid })?.target(self.pid)
     }
 
     fn surroundings(&self) -> Result<&Surroundings, RemoteError> {

@@ -16,8 +16,9 @@ use super::error::FreezeError;
 pub use super::hands::FrozenTask;
 use super::hands::{Hands, Seized};
 use super::seize::{Frozen, Limit, Thread};
-use crate::collect::tree::{TASKS_MAX, children, is_zombie};
-use crate::procfs::tree;
+use crate::collect::tree::{TASKS_MAX, is_zombie};
+use crate::parallel;
+use crate::procfs::{ProcfsError, tree};
 
 /// How often all lists of a tree are read again before it is given up.
 const WALKS_MAX: u32 = 1000;
@@ -70,6 +71,16 @@ pub fn seize(root: Pid, limit: Duration) -> Result<FrozenTree, FreezeError> {
     }
 }
 
+/// The children of each thread of stopped processes, with the process of that thread.
+fn children(tasks: &[FrozenTask]) -> Result<Vec<(Pid, Vec<Pid>)>, ProcfsError> {
+    let threads = tasks.iter().flat_map(|task| task.threads().iter().map(|thread| (task.pid(), thread.tid)));
+    parallel::each(threads, |(pid, tid)| match tree::children(pid, tid) {
+        // Killed while it was stopped: that is found out by whoever reads it.
+        Err(error) if error.is_gone() => Ok((pid, Vec::new())),
+        of_thread => Ok((pid, of_thread?)),
+    })
+}
+
 struct Found {
     root: Pid,
     limit: Limit,
@@ -81,17 +92,9 @@ struct Found {
 impl Found {
     /// Children of the stopped processes from the one numbered `from` on.
     fn children(&self, from: usize) -> Result<BTreeMap<Pid, Vec<Pid>>, FreezeError> {
-        let mut all = BTreeMap::new();
-        for task in &self.tree.tasks[from..] {
-            let children: &mut Vec<Pid> = all.entry(task.pid()).or_default();
-            for thread in task.threads() {
-                match tree::children(task.pid(), thread.tid) {
-                    Ok(of_thread) => children.extend(of_thread),
-                    // Killed while it was stopped: that is found out by whoever reads it.
-                    Err(error) if error.is_gone() => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+        let mut all: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
+        for (pid, of_thread) in children(&self.tree.tasks[from..])? {
+            all.entry(pid).or_default().extend(of_thread);
         }
         Ok(all)
     }
@@ -224,11 +227,8 @@ impl FrozenTree {
     pub fn strangers(&self) -> Result<Vec<Pid>, FreezeError> {
         let known: BTreeSet<Pid> =
             self.tasks.iter().map(FrozenTask::pid).chain(self.zombies.iter().copied()).collect();
-        let mut strangers = Vec::new();
-        for task in &self.tasks {
-            strangers.extend(children(task.pid())?.into_iter().filter(|child| !known.contains(child)));
-        }
-        Ok(strangers)
+        let found = children(&self.tasks)?.into_iter().flat_map(|(_, of_thread)| of_thread);
+        Ok(found.filter(|child| !known.contains(child)).collect())
     }
 }
 

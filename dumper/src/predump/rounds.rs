@@ -24,6 +24,7 @@ use crate::collect::tree::{Task, Tree};
 use crate::error::DumpError;
 use crate::interrupt;
 use crate::options::Options;
+use crate::parallel;
 use crate::pool::Pool;
 use crate::prepare::inventory::Inventory;
 use crate::prepare::leftovers::Claims;
@@ -322,30 +323,37 @@ fn warn_of_whole(pid: Pid, whole: &[Vma]) -> Result<(), TrackerError> {
     Ok(())
 }
 
-/// Lists the last set of a process that is stopped and is to run on at `until`: one that no round knows whole. Without
-/// an alive set (a test's wish) what the base round holds is taken to be alive still.
+/// Lists the last sets of processes that are stopped and are to run on at `until`: whole, of one that no round knows.
+/// Without an alive set (a test's wish) what the base round holds is taken to be alive still.
 ///
 /// # Errors
 /// As [`list`].
 pub fn list_last(
-    task: &Task,
+    tasks: &[Task],
     rounds: &mut Rounds,
     alive_set: bool,
     until: Instant,
-) -> Result<Listed, DumpError> {
-    let base_round = rounds.base_round;
-    let known = rounds.tasks.get_mut(&task.pid).filter(|of| of.task.is(task));
-    let Some(of) = known else {
-        let vmas = maps::read(task.pid)?;
-        let alive = alive(task.pid, &with_pages(task.pid, &vmas))?;
-        return Ok(listed(task, rounds.pages_ids.give(), alive, vmas));
-    };
-    let base = of.base.as_ref().filter(|base| Some(base.round) == base_round);
-    let mut last = list(task, of.pages_id, of.tracker.as_mut(), base, &of.held, Some(until))?;
-    if let (false, Some(base)) = (alive_set, base) {
-        last.plan.runs = plan::with_base(&last.plan.runs, &base.covered.runs);
-    }
-    Ok(last)
+) -> Result<Vec<Listed>, DumpError> {
+    let Rounds { tasks: known, pages_ids, base_round, .. } = rounds;
+    let mut known: BTreeMap<Pid, &mut TaskRounds> = known.iter_mut().map(|(pid, of)| (*pid, of)).collect();
+    let last = tasks.iter().map(|task| {
+        let of = known.remove(&task.pid).filter(|of| of.task.is(task));
+        let pages_id = of.as_ref().map_or_else(|| pages_ids.give(), |of| of.pages_id);
+        (task, of, pages_id)
+    });
+    parallel::each(last, |(task, of, pages_id)| {
+        let Some(of) = of else {
+            let vmas = maps::read(task.pid)?;
+            let alive = alive(task.pid, &with_pages(task.pid, &vmas))?;
+            return Ok(listed(task, pages_id, alive, vmas));
+        };
+        let base = of.base.as_ref().filter(|base| Some(base.round) == *base_round);
+        let mut last = list(task, pages_id, of.tracker.as_mut(), base, &of.held, Some(until))?;
+        if let (false, Some(base)) = (alive_set, base) {
+            last.plan.runs = plan::with_base(&last.plan.runs, &base.covered.runs);
+        }
+        Ok(last)
+    })
 }
 
 fn listed(task: &Task, pages_id: u32, runs: Vec<PageRun>, vmas: Vec<Vma>) -> Listed {

@@ -12,14 +12,15 @@ use crate::collect::tree::{Task, Tree, Zombie, descends, places};
 use crate::collect::{file_locks, lsm, namespaces, seccomp, sessions, sharing};
 use crate::error::DumpError;
 use crate::interrupt;
+use crate::parallel;
 use crate::prepare::root::Root;
 use crate::prepare::{breakpoints, losses};
 use crate::procfs::maps::{self, Vma};
-use crate::procfs::{cgroup, stat, status, tree};
+use crate::procfs::{ProcfsError, cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
 use crate::task::files::{self, Descriptor, HeldElsewhere, ghost, memfd};
 use crate::task::shmem::Holder;
-use crate::task::vmas::Guards;
+use crate::task::vmas::{Checked, Guards};
 use crate::task::{settings, shmem, special, vmas};
 
 /// How often a tree of several processes is looked at until it shows nothing that stands against a dump: a child that
@@ -102,34 +103,15 @@ pub fn look(root: &Root, shell_job: bool, findings: &mut Findings) -> Result<See
     let tree = Tree::walk(root.pid)?;
     let zombies = zombies(&tree)?;
     zombies.iter().for_each(|zombie| zombie.losses(findings));
-    let mut tasks = Vec::with_capacity(tree.tasks.len());
-    for task in tree.tasks {
-        if task.pid == Pid::this() {
-            findings.refuse(
-                Subject::Process(task.pid),
-                "it is godwit itself, which cannot be a part of the tree that it stops",
-                "start godwit from elsewhere (another session, `setsid -f`)",
-            );
-            continue;
-        }
-        let mut looks = 1;
-        loop {
-            let mut of_task = Findings::default();
-            let looked = look_at(&task, &mut of_task);
-            let is_in_order = looked.is_ok() && of_task.refusals.is_empty();
-            // It has ended since the tree was listed, and is none of what will be dumped.
-            if !is_in_order && task.pid != root.pid && !task.lives() {
-                break;
-            }
-            if is_in_order || task.pid == root.pid || looks == LOOKS_MAX {
-                let (vmas, guards, descriptors) = looked?;
-                findings.append(of_task);
-                tasks.push(SeenTask { task, descriptors, vmas, guards });
-                break;
-            }
-            looks += 1;
-            std::thread::sleep(LOOK_AGAIN);
-        }
+    let looked = parallel::each(tree.tasks, |task| {
+        let mut found = Findings::default();
+        let seen = look_at_one(task, root.pid, &mut found)?;
+        Ok::<_, DumpError>((seen, found))
+    })?;
+    let mut tasks = Vec::with_capacity(looked.len());
+    for (seen, found) in looked {
+        findings.append(found);
+        tasks.extend(seen);
     }
     let pids: Vec<Pid> = tasks.iter().map(|seen| seen.task.pid).collect();
     let inside: BTreeSet<Pid> = pids.iter().copied().collect();
@@ -153,6 +135,35 @@ impl SeenTask {
     }
 }
 
+/// Looks at one process of a tree, and for a moment again at one that shows something against a dump; `None` for one that
+/// has ended since the tree was listed, and is none of what will be dumped.
+fn look_at_one(task: Task, root: Pid, findings: &mut Findings) -> Result<Option<SeenTask>, DumpError> {
+    if task.pid == Pid::this() {
+        findings.refuse(
+            Subject::Process(task.pid),
+            "it is godwit itself, which cannot be a part of the tree that it stops",
+            "start godwit from elsewhere (another session, `setsid -f`)",
+        );
+        return Ok(None);
+    }
+    let mut looks = 1;
+    loop {
+        let mut of_task = Findings::default();
+        let looked = look_at(&task, &mut of_task);
+        let is_in_order = looked.is_ok() && of_task.refusals.is_empty();
+        if !is_in_order && task.pid != root && !task.lives() {
+            return Ok(None);
+        }
+        if is_in_order || task.pid == root || looks == LOOKS_MAX {
+            let (vmas, guards, descriptors) = looked?;
+            findings.append(of_task);
+            return Ok(Some(SeenTask { task, descriptors, vmas, guards }));
+        }
+        looks += 1;
+        std::thread::sleep(LOOK_AGAIN);
+    }
+}
+
 type Looked = (Vec<Vma>, Guards, Vec<Descriptor>);
 
 fn look_at(task: &Task, findings: &mut Findings) -> Result<Looked, DumpError> {
@@ -165,7 +176,7 @@ fn look_at(task: &Task, findings: &mut Findings) -> Result<Looked, DumpError> {
     process(pid, findings)?;
     seccomp(pid, findings)?;
     lsm(pid, findings)?;
-    namespaces::check(pid, findings)?;
+    namespaces::check(pid, &namespaces::Own::read()?, findings)?;
     namespaces::check_threads(pid, findings)?;
     Ok((vmas, guards, descriptors))
 }
@@ -263,7 +274,10 @@ pub fn memory_of(seen: &mut Seen, findings: &mut Findings) -> Result<(), DumpErr
 /// # Errors
 /// Never; the signature is that of every check.
 pub fn mappings_of(root: &Root, seen: &mut Seen, findings: &mut Findings) -> Result<(), DumpError> {
-    seen.each(findings, |seen, findings| mappings(seen.task.pid, root.ghost_limit, &seen.vmas, findings))
+    let checked = Checked::default();
+    seen.each(findings, |seen, findings| {
+        mappings(seen.task.pid, root.ghost_limit, &seen.vmas, &checked, findings)
+    })
 }
 
 /// What a restore drops of the memory, but for guard regions, where that depends on who restores. The mappings must
@@ -307,9 +321,9 @@ pub fn late_verdict(mut late: Findings, known: &[Loss], strict: bool) -> Result<
 ///
 /// # Errors
 /// [`DumpError::Refused`] for one that cannot be dumped and was not there before.
-pub fn late_mappings(pid: Pid, ghost_limit: u64, vmas: &[Vma]) -> Result<(), DumpError> {
+pub fn late_mappings(pid: Pid, ghost_limit: u64, vmas: &[Vma], checked: &Checked) -> Result<(), DumpError> {
     let mut late = Findings::default();
-    mappings(pid, ghost_limit, vmas, &mut late)?;
+    mappings(pid, ghost_limit, vmas, checked, &mut late)?;
     late.verdict()?;
     Ok(())
 }
@@ -319,6 +333,22 @@ pub fn late_mappings(pid: Pid, ghost_limit: u64, vmas: &[Vma]) -> Result<(), Dum
 /// # Errors
 /// When `/proc` does not tell.
 pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
+    process_alone(pid, findings)?;
+    for tid in tree::threads(pid)? {
+        match status::read_thread(pid, tid) {
+            Ok(status) => pending_trap(pid, tid, &status, findings),
+            Err(error) if error.is_gone() && tid != pid => continue,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
+/// [`process`] without what each thread says: see [`pending_trap`].
+///
+/// # Errors
+/// As [`process`].
+pub fn process_alone(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     let stat = stat::read(pid)?;
     let status = status::read(pid)?;
     let subject = || Subject::Process(pid);
@@ -352,7 +382,6 @@ pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
     if status.shadow_stack {
         findings.refuse(subject(), "it runs with a shadow stack", "run it without shadow stacks");
     }
-    pending_trap(pid, findings)?;
     if crate::procfs::attr::personality(pid)? != 0 {
         findings.lose(subject(), "its personality (see man 2 personality) is not restored by CRIU");
     }
@@ -362,25 +391,18 @@ pub fn process(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
 }
 
 /// A pending SIGTRAP: restore traces the process, and takes it for its own.
-fn pending_trap(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
+pub fn pending_trap(pid: Pid, tid: Pid, status: &status::Status, findings: &mut Findings) {
     const TRAP: u64 = 1 << (libc::SIGTRAP - 1);
-    for tid in tree::threads(pid)? {
-        let signals = match status::read_thread(pid, tid) {
-            Ok(status) => status.signals,
-            Err(error) if error.is_gone() && tid != pid => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let shared = if tid == pid { signals.shared_pending } else { 0 };
-        // One that is not blocked is about to be taken.
-        if (signals.pending | shared) & signals.blocked & TRAP != 0 {
-            findings.refuse(
-                Subject::Thread(tid),
-                "it has a blocked SIGTRAP pending, which CRIU's restore cannot give back",
-                "let the program take the signal first",
-            );
-        }
+    let signals = &status.signals;
+    let shared = if tid == pid { signals.shared_pending } else { 0 };
+    // One that is not blocked is about to be taken.
+    if (signals.pending | shared) & signals.blocked & TRAP != 0 {
+        findings.refuse(
+            Subject::Thread(tid),
+            "it has a blocked SIGTRAP pending, which CRIU's restore cannot give back",
+            "let the program take the signal first",
+        );
     }
-    Ok(())
 }
 
 /// Seccomp, scheduling and what else is each thread's own.
@@ -455,11 +477,17 @@ pub fn descriptors_of(
 ///
 /// # Errors
 /// Never; the signature is that of every check.
-pub fn mappings(pid: Pid, ghost_limit: u64, vmas: &[Vma], findings: &mut Findings) -> Result<(), DumpError> {
+pub fn mappings(
+    pid: Pid,
+    ghost_limit: u64,
+    vmas: &[Vma],
+    checked: &Checked,
+    findings: &mut Findings,
+) -> Result<(), DumpError> {
     if !vmas.iter().any(Vma::is_vdso) {
         findings.refuse(Subject::Process(pid), "it has no vDSO", "boot without vdso=0");
     }
-    vmas::check_all(pid, vmas, ghost_limit, findings);
+    vmas::check_all(pid, vmas, ghost_limit, checked, findings);
     special::check_all(pid, ghost_limit, findings);
     Ok(())
 }
@@ -488,30 +516,28 @@ pub fn one_cgroup_of(
     findings: &mut Findings,
 ) -> Result<(), DumpError> {
     let of_root = cgroup::read(root)?;
-    for pid in tasks {
-        let threads = match tree::threads(pid) {
-            Err(error) if error.is_gone() && pid != root => continue,
-            threads => threads?,
-        };
-        for tid in threads {
-            match cgroup::read_thread(pid, tid) {
-                Ok(of_thread) if of_thread == of_root => {}
-                // One that ends is in the root of its hierarchies.
-                Ok(_) if ends(pid, tid) => {}
-                Ok(_) if tid == pid => findings.refuse(
-                    Subject::Process(pid),
-                    format!("it is in other cgroups than the root of its tree, process {root}"),
-                    "move it to the cgroup of that process: cgroups are not dumped yet",
-                ),
-                Ok(_) => findings.refuse(
-                    Subject::Thread(tid),
-                    "it is in other cgroups than its process (threaded cgroups)",
-                    "move it back to the cgroup of its process",
-                ),
-                Err(error) if error.is_gone() && tid != root => {}
-                Err(error) => return Err(error.into()),
-            }
+    let threads = parallel::each(tasks, |pid| match tree::threads(pid) {
+        Err(error) if error.is_gone() && pid != root => Ok(Vec::new()),
+        threads => Ok::<_, ProcfsError>(threads?.into_iter().map(|tid| (pid, tid)).collect()),
+    })?;
+    parallel::look(threads.into_iter().flatten(), findings, |(pid, tid), findings| {
+        match cgroup::read_thread(pid, tid) {
+            Ok(of_thread) if of_thread == of_root => {}
+            // One that ends is in the root of its hierarchies.
+            Ok(_) if ends(pid, tid) => {}
+            Ok(_) if tid == pid => findings.refuse(
+                Subject::Process(pid),
+                format!("it is in other cgroups than the root of its tree, process {root}"),
+                "move it to the cgroup of that process: cgroups are not dumped yet",
+            ),
+            Ok(_) => findings.refuse(
+                Subject::Thread(tid),
+                "it is in other cgroups than its process (threaded cgroups)",
+                "move it back to the cgroup of its process",
+            ),
+            Err(error) if error.is_gone() && tid != root => {}
+            Err(error) => return Err(error.into()),
         }
-    }
-    Ok(())
+        Ok(())
+    })
 }

@@ -118,7 +118,9 @@ pub(crate) const LONG_BYTES: u64 = 512 << 20;
 
 /// The whole of a file, at most `limit_bytes` long.
 pub(crate) fn read_file(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, ProcfsError> {
-    let mut bytes = Vec::new();
+    // Most files fit, and come with one read: a vector that is empty at first is filled by eight small ones.
+    const MOSTLY_BYTES: usize = 4096;
+    let mut bytes = Vec::with_capacity(MOSTLY_BYTES);
     File::open(path)
         .and_then(|file| file.take(limit_bytes + 1).read_to_end(&mut bytes))
         .map_err(|source| ProcfsError::from_io(path, source))?;

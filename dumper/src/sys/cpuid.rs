@@ -1,6 +1,7 @@
 //! The layout of the XSAVE area in its standard form (CPUID leaf 0xD, Intel SDM volume 1 chapter 13).
 
 use std::arch::x86_64::__cpuid_count;
+use std::sync::LazyLock;
 
 /// Where the state of one feature lies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,7 +15,14 @@ pub struct Component {
 }
 
 /// The components of this machine's XSAVE area beyond the legacy region, by rising bit; empty without XSAVE.
-pub fn xsave_components() -> Vec<Component> {
+///
+/// Read once: in a virtual machine each CPUID instruction is an exit to the hypervisor.
+pub fn xsave_components() -> &'static [Component] {
+    static COMPONENTS: LazyLock<Vec<Component>> = LazyLock::new(read_xsave_components);
+    &COMPONENTS
+}
+
+fn read_xsave_components() -> Vec<Component> {
     const LEAF_FEATURES: u32 = 1;
     const LEAF_XSAVE: u32 = 0xd;
     const OSXSAVE: u32 = 1 << 27;

@@ -1,5 +1,7 @@
 //! The registers of a thread, as `core-TID.img` holds them (images/core-x86.proto).
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use nix::errno::Errno;
 use nix::unistd::Pid;
 
@@ -142,12 +144,21 @@ const TLS_FIRST: u32 = 12;
 /// # Errors
 /// The kernel's answer, when it is another.
 pub fn tls(tid: Pid) -> nix::Result<Vec<UserDescT>> {
-    let entry = |number| match ptrace::thread_area(tid, number) {
-        Ok(desc) => Ok(tls_entry(&desc)),
-        Err(Errno::EIO | Errno::ENOSYS) => {
-            Ok(tls_entry(&UserDesc { flags: TLS_ABSENT, entry_number: number, ..UserDesc::default() }))
+    /// Whether the kernel has said that it has none: it is not asked of every thread.
+    static HAS_NONE: AtomicBool = AtomicBool::new(false);
+    let entry = |number| {
+        let told = match HAS_NONE.load(Ordering::Relaxed) {
+            true => Err(Errno::EIO),
+            false => ptrace::thread_area(tid, number),
+        };
+        match told {
+            Ok(desc) => Ok(tls_entry(&desc)),
+            Err(Errno::EIO | Errno::ENOSYS) => {
+                HAS_NONE.store(true, Ordering::Relaxed);
+                Ok(tls_entry(&UserDesc { flags: TLS_ABSENT, entry_number: number, ..UserDesc::default() }))
+            }
+            Err(errno) => Err(errno),
         }
-        Err(errno) => Err(errno),
     };
     (TLS_FIRST..TLS_FIRST + 3).map(entry).collect()
 }

@@ -9,7 +9,6 @@ use super::asked::TaskSays;
 use super::files::FileTable;
 use super::special;
 use crate::error::DumpError;
-use crate::procfs::auxv;
 use crate::procfs::stat::Stat;
 
 /// Words that restore takes at most (`AT_VECTOR_SIZE`, criu/arch/x86/include/asm/types.h): the kernel itself may
@@ -27,6 +26,7 @@ pub fn entry(
     says: &TaskSays,
     vmas: Vec<VmaEntry>,
     aios: Vec<AioRingEntry>,
+    auxv: Vec<u64>,
     table: &mut FileTable,
 ) -> Result<MmEntry, DumpError> {
     Ok(MmEntry {
@@ -42,7 +42,7 @@ pub fn entry(
         mm_env_start: stat.env_start,
         mm_env_end: stat.env_end,
         exe_file_id: special::file(pid, "exe", table)?,
-        mm_saved_auxv: saved_auxv(auxv::read(pid)?),
+        mm_saved_auxv: saved_auxv(auxv),
         vmas,
         dumpable: Some(says.dumpable),
         aios,

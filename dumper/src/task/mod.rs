@@ -4,6 +4,7 @@
 //! `files` (descriptors),
 //! `asked` (what only the task can say), `signals`, `interrupted` (what they make of calls), `core` (registers), `creds`,
 //! `threads` (a thread's record),
+//! `says` (all that is asked of a task), `images` (all that is made of a tree),
 //! `mm` (address space), `shmem` (shared memory segments), `settings` (what no image holds).
 
 pub mod aio;
@@ -11,8 +12,10 @@ pub mod asked;
 pub mod core;
 pub mod creds;
 pub mod files;
+pub mod images;
 pub mod interrupted;
 pub mod mm;
+pub mod says;
 pub mod settings;
 pub mod shmem;
 pub mod signals;
@@ -30,7 +33,7 @@ use godwit_wire::image::siginfo::SignalQueueEntry;
 use crate::collect::tree::Zombie;
 use crate::error::DumpError;
 use crate::procfs::stat::Stat;
-use crate::procfs::{attr, limits, status};
+use crate::procfs::{attr, limits};
 use asked::TaskSays;
 
 /// Task states of `task_core_entry` (criu/include/image.h).
@@ -101,10 +104,10 @@ fn rlimits(pid: Pid) -> Result<TaskRlimitsEntry, DumpError> {
 ///
 /// # Errors
 /// When the directories' links cannot be read.
-pub fn fs(pid: Pid, table: &mut files::FileTable) -> Result<FsEntry, DumpError> {
+pub fn fs(pid: Pid, umask: Option<u32>, table: &mut files::FileTable) -> Result<FsEntry, DumpError> {
     Ok(FsEntry {
         cwd_id: special::file(pid, "cwd", table)?,
         root_id: special::file(pid, "root", table)?,
-        umask: status::read(pid)?.umask,
+        umask,
     })
 }

@@ -8,7 +8,6 @@ use godwit_wire::image::rseq::RseqEntry;
 use godwit_wire::image::siginfo::SignalQueueEntry;
 
 use super::asked::ThreadSays;
-use super::interrupted::Interrupted;
 use super::{core, creds, signals};
 use crate::collect::seccomp;
 use crate::error::DumpError;
@@ -16,7 +15,7 @@ use crate::freeze::seize::Thread as Stopped;
 use crate::prepare::cpu::{self, XsaveLayout};
 use crate::procfs::attr;
 use crate::refusal::{Findings, Subject};
-use crate::sys::ptrace::SignalQueue;
+use crate::sys::ptrace::{Regs, SignalQueue};
 use crate::sys::sched;
 
 /// The cgroup set of the dumper, which the task is said to be in: restore leaves it where `criu` runs.
@@ -25,12 +24,8 @@ pub const CG_SET: u32 = 1;
 /// A thread's record, and its id in its own pid namespace.
 #[derive(Debug)]
 pub struct Thread {
-    /// Its id as the dumper sees it.
-    pub tid: Pid,
     /// Its id in its own pid namespace: the number in the image's name.
     pub inside: u32,
-    /// Where its stack pointer stood.
-    pub stack_pointer: u64,
     /// The record; a leader's lacks the part of the task.
     pub core: CoreEntry,
 }
@@ -41,7 +36,7 @@ pub struct Told {
     /// What it said itself.
     pub says: ThreadSays,
     /// Signals that are pending for it alone.
-    pending: SignalQueueEntry,
+    pub pending: SignalQueueEntry,
     /// The thread-local entries of its GDT.
     tls: Vec<UserDescT>,
 }
@@ -62,7 +57,7 @@ impl Told {
 
 /// Builds the record of a stopped thread.
 ///
-/// `interrupted` tells what pending signals make of its call; the leader comes first.
+/// `regs` are its registers with what pending signals make of its call.
 ///
 /// # Errors
 /// When the kernel refuses to tell something, or the thread's state does not fit the image format.
@@ -70,9 +65,9 @@ pub fn dump(
     pid: Pid,
     stopped: &Stopped,
     told: &Told,
+    regs: &Regs,
     layout: &XsaveLayout,
     seccomp: seccomp::OfThread,
-    interrupted: &mut Interrupted<'_>,
 ) -> Result<Thread, DumpError> {
     let tid = stopped.tid;
     let failed = |what| move |errno| DumpError::sys(format!("thread {tid}"), what, errno);
@@ -85,9 +80,8 @@ pub fn dump(
         );
         return Err(DumpError::from_findings(findings));
     }
-    let status = &stopped.status;
+    let status = stopped.status(pid)?;
     let Told { says, pending: signals_p, tls } = told.clone();
-    let regs = &interrupted.registers(stopped, &signals_p, stopped.sigmask);
     let info = core::thread_info(regs, &stopped.xstate, layout, says.clear_tid_addr, tls)
         .map_err(|error| DumpError::sys(format!("thread {tid}"), "reading its registers", bad(error)))?;
     let attr = sched::attr(tid).map_err(failed("sched_getattr"))?;
@@ -123,7 +117,7 @@ pub fn dump(
         ..CoreEntry::default()
     };
     let inside = status.ns_pid.last().copied().unwrap_or(status.pid) as u32;
-    Ok(Thread { tid, inside, stack_pointer: regs.rsp, core })
+    Ok(Thread { inside, core })
 }
 
 fn bad(error: core::CoreError) -> std::io::Error {

@@ -136,7 +136,7 @@ pub struct Ask<'a> {
 }
 
 /// A dirty tracker of one process, armed.
-pub trait Tracker {
+pub trait Tracker: Send {
     /// Its name, as `--tracker` takes it.
     fn name(&self) -> &'static str;
 

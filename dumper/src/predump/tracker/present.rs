@@ -73,7 +73,7 @@ impl PageTables {
         let mut runs = Vec::new();
         // One for all: a process may have tens of thousands of mappings.
         let mut regions = vec![Region::default(); REGIONS];
-        for vma in vmas {
+        for vma in spans(vmas).iter() {
             if vma.is_vdso() || vma.is_aio_ring() {
                 if which == Which::Alive {
                     push(&mut runs, vma.range());
@@ -218,6 +218,19 @@ fn is_wanted(which: Which, word: u64) -> bool {
         Which::SoftDirty => alive && word & bit::SOFT_DIRTY != 0,
         Which::Guards => word & bit::GUARD != 0,
     }
+}
+
+/// Mappings that lie side by side as one: the stacks of threads do by the thousand, and each question is a system call.
+fn spans(vmas: &[Vma]) -> Vec<Vma> {
+    let is_plain = |vma: &Vma| !vma.is_vdso() && !vma.is_aio_ring();
+    let mut spans: Vec<Vma> = Vec::new();
+    for vma in vmas {
+        match spans.last_mut() {
+            Some(last) if last.end == vma.start && is_plain(last) && is_plain(vma) => last.end = vma.end,
+            _ => spans.push(vma.clone()),
+        }
+    }
+    spans
 }
 
 /// Pages that are present or swapped, without the zero page, guards, and pages that are still the file's.

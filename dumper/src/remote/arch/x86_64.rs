@@ -308,7 +308,7 @@ pub struct Frame {
 impl Frame {
     /// `xstate` is the thread's NT_X86_XSTATE (or NT_PRFPREG on a machine without XSAVE).
     pub fn new(settled: &Regs, sigmask: u64, xstate: &[u8]) -> Frame {
-        Frame { settled: *settled, sigmask, fpstate: fpstate(xstate, &cpuid::xsave_components()) }
+        Frame { settled: *settled, sigmask, fpstate: fpstate(xstate, cpuid::xsave_components()) }
     }
 
     /// Most bytes the frame takes, wherever it starts.

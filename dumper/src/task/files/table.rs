@@ -20,6 +20,7 @@ use super::ghost::{self, Ghosts};
 use super::{Descriptor, fown, memfd, reg};
 use crate::error::DumpError;
 use crate::sys;
+use crate::task::vmas::FileKey;
 
 /// An open file description: a process, its descriptor there, the id.
 type Known = (Pid, i32, u32);
@@ -32,6 +33,8 @@ pub struct FileTable {
     descriptions: HashMap<(u64, u64), Vec<Known>>,
     /// By the file and the name that a process sees it under: two may have different roots.
     by_name: HashMap<(u64, u64, Vec<u8>), u32>,
+    /// Ids of files behind mappings, by what the memory map says of them.
+    mapped: HashMap<FileKey, u32>,
     /// Ids given so far.
     given: u32,
     pipes: HashMap<u32, (PipeDataEntry, Vec<u8>)>,
@@ -79,6 +82,23 @@ impl FileTable {
     /// Adds an entry whose id came from [`FileTable::description`].
     pub fn push(&mut self, entry: FileEntry) {
         self.entries.push(entry);
+    }
+
+    /// The id of the file behind a mapping, which `enter` enters when it is not known yet.
+    ///
+    /// # Errors
+    /// What `enter` errs with.
+    pub fn mapped(
+        &mut self,
+        key: FileKey,
+        enter: impl FnOnce(&mut FileTable) -> Result<u32, DumpError>,
+    ) -> Result<u32, DumpError> {
+        if let Some(id) = self.mapped.get(&key) {
+            return Ok(*id);
+        }
+        let id = enter(self)?;
+        self.mapped.insert(key, id);
+        Ok(id)
     }
 
     /// The id of a file that is not an open descriptor: a mapping's file, the executable, a working or root

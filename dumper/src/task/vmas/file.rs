@@ -1,10 +1,12 @@
 //! The file behind a mapping.
 
+use std::collections::HashSet;
 use std::fs;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use nix::sys::stat::{FileStat, makedev, stat};
 use nix::unistd::Pid;
@@ -17,13 +19,39 @@ use crate::procfs::maps::Vma;
 use crate::refusal::Findings;
 use crate::task::files::{FileTable, ghost, memfd, reg};
 
+/// What the memory map says of a mapping's file: device, inode, path. Mappings of whatever processes of a tree that say the
+/// same are of one file, since all have the same mounts.
+pub type FileKey = (u32, u32, u64, Vec<u8>);
+
+/// The file of a mapping.
+pub(in crate::task) fn key(vma: &Vma) -> FileKey {
+    (vma.major, vma.minor, vma.inode, vma.path.clone())
+}
+
+/// Files that were found under their paths in one look at a tree: most of its processes map the same libraries.
+#[derive(Debug, Default)]
+pub struct Checked(Mutex<HashSet<FileKey>>);
+
+impl Checked {
+    fn has(&self, vma: &Vma) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).contains(&key(vma))
+    }
+
+    fn note(&self, vma: &Vma) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key(vma));
+    }
+}
+
 /// Where the kernel gives access to the file of a mapping (man 5 proc, `map_files`).
 pub fn map_file(pid: Pid, vma: &Vma) -> PathBuf {
     format!("/proc/{pid}/map_files/{:x}-{:x}", vma.start, vma.end).into()
 }
 
 /// Restore opens the file of a mapping by its path: it must be a regular file, still there.
-pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, findings: &mut Findings) {
+pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, checked: &Checked, findings: &mut Findings) {
+    if checked.has(vma) {
+        return;
+    }
     let refuse = |findings: &mut Findings, why: String| {
         findings.refuse(
             subject(pid, vma),
@@ -51,7 +79,11 @@ pub(super) fn check_file(pid: Pid, vma: &Vma, ghost_limit: u64, findings: &mut F
     if now != target {
         return;
     }
+    let before = findings.refusals.len();
     reg::check_path(pid, &target, &found, subject(pid, vma), findings);
+    if findings.refusals.len() == before {
+        checked.note(vma);
+    }
 }
 
 /// Whether it is a shared mapping of a device, or of another file that is not regular, that a plugin sees to.
@@ -99,7 +131,6 @@ pub(super) fn file_of(pid: Pid, vma: &Vma, table: &mut FileTable) -> Result<(u64
         let subject = subject(pid, vma).to_string();
         move |source| DumpError::sys(subject, what, source)
     };
-    let target = fs::read_link(&link).map_err(failed("readlink of its map_files link"))?;
     let mode =
         fs::symlink_metadata(&link).map_err(failed("lstat of its map_files link"))?.permissions().mode();
     let fdflags = match mode & 0o600 {
@@ -107,7 +138,10 @@ pub(super) fn file_of(pid: Pid, vma: &Vma, table: &mut FileTable) -> Result<(u64
         0o400 => libc::O_RDONLY,
         _ => libc::O_RDWR,
     };
-    let id = table.special(pid, &link, target.as_os_str().as_bytes())?;
+    let id = table.mapped(key(vma), |table| {
+        let target = fs::read_link(&link).map_err(failed("readlink of its map_files link"))?;
+        table.special(pid, &link, target.as_os_str().as_bytes())
+    })?;
     // Through a descriptor that may write, even a mapping that only reads would keep restore from sealing the file.
     let is_sealed = is_memory_file(vma) && table.is_sealed_against_writes(vma.inode);
     let fdflags = if is_sealed { libc::O_RDONLY } else { fdflags };

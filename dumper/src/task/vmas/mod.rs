@@ -18,7 +18,7 @@ use crate::error::DumpError;
 use crate::procfs::maps::Vma;
 use crate::refusal::{Findings, Subject};
 
-pub use file::{deleted_file, map_file};
+pub use file::{Checked, FileKey, deleted_file, map_file};
 pub use guards::Guards;
 pub use kind::{Kind, classify, is_memory_file};
 
@@ -33,10 +33,12 @@ pub fn subject(pid: Pid, vma: &Vma) -> Subject {
 }
 
 /// Checks every mapping; what cannot be dumped is refused by name. A deleted file may hold `ghost_limit` bytes.
-pub fn check_all(pid: Pid, vmas: &[Vma], ghost_limit: u64, findings: &mut Findings) {
+pub fn check_all(pid: Pid, vmas: &[Vma], ghost_limit: u64, checked: &Checked, findings: &mut Findings) {
     for vma in vmas {
         match classify(pid, vma, findings) {
-            Some(Kind::FilePrivate | Kind::FileShared) => file::check_file(pid, vma, ghost_limit, findings),
+            Some(Kind::FilePrivate | Kind::FileShared) => {
+                file::check_file(pid, vma, ghost_limit, checked, findings)
+            }
             Some(Kind::MemoryPrivate | Kind::MemoryShared) => file::check_memory(pid, vma, findings),
             Some(Kind::AioRing) => aio::check(pid, vma, findings),
             _ => {}
