@@ -6,7 +6,8 @@
 //!
 //! Where the order differs from CRIU's: what can be refused is refused before the freeze, and looked at again
 //! under it; all remote calls of step 21, in all processes, come before mappings and pages, since they borrow memory of
-//! the tasks; pages go out on reader threads while everything else is collected.
+//! the tasks, and begin once seccomp (20) is known, beside steps 17 to 20b; pages go out on reader threads while everything
+//! else is collected.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{self, AssertUnwindSafe};
@@ -24,7 +25,7 @@ use crate::collect::tree::{self, Place, Task, Zombie};
 use crate::collect::{lsm, namespaces, sessions, sharing};
 use crate::error::DumpError;
 use crate::finish::{self, clocks};
-use crate::freeze::tree::{self as freeze_tree, FrozenTree};
+use crate::freeze::tree::{self as freeze_tree, Asked, FrozenTree};
 use crate::handover::{self, HandedOver, Member};
 use crate::interrupt;
 use crate::options::{Afterwards, CriuVersion, Options};
@@ -78,8 +79,8 @@ fn copy(options: &Options, host: &Host, steps: &mut Steps) -> Result<(Rounds, Se
     let frozen = freeze(options, host, steps)?; //                               14-15: drop = it runs on
     let ending = host.plugins.ending(); //                                       drop = plugins are told of the failure
     let network = host.scripts.lock_network()?; //                               drop = scripts unlock
-    let collected = collect(options, host, &frozen, steps)?; //                  15b-20b
-    let dumped = dump_tasks(options, host, &frozen, collected, &mut rounds, steps)?; // 21
+    let (collected, asked) = collect(options, host, &frozen, steps)?; //         15b-20b
+    let dumped = dump_tasks(options, host, &frozen, collected, asked, &mut rounds, steps)?; // 21
     let sealed = finish(options, host, &frozen, dumped, steps)?; //              22-33
     let network = (options.afterwards != Afterwards::Run).then_some(network); // unlocked before it runs on
     let ended = hand_over(options, host, frozen, &sealed)?; //                   kill, run on or stop
@@ -290,7 +291,7 @@ fn collect(
     host: &Host,
     stopped: &Stopped,
     steps: &mut Steps,
-) -> Result<Collected, DumpError> {
+) -> Result<(Collected, AskedAll), DumpError> {
     let (root, tasks, pids) = (&host.root, &stopped.tasks, stopped.pids());
     let mut late = Findings::default();
     let descriptors = parallel::each(tasks, |task| files::open_all(task.pid, &task.pidfd))?;
@@ -325,6 +326,13 @@ fn collect(
         let newcomers: Vec<Pid> = procfs::tree::processes()?.into_iter().filter(is_new).collect();
         Ok(sharing::check(&pids, &newcomers, &mut late)?)
     })?;
+    let seccomp = steps.run(Step::CollectSeccomp, || {
+        stopped.frozen.threads().for_each(|thread| settings::check_policy(thread.tid, &mut late));
+        seccomp_of(&stopped.frozen, &mut late)
+    })?;
+    let mut losses = survey::late_verdict(std::mem::take(&mut late), &host.losses, options.strict)?;
+    // Nothing stands against it. What is left to be looked at is read from outside meanwhile.
+    let asked = stopped.frozen.begin(says::ask);
     steps.run(Step::NetworkLock, || finish::no_outside_state(by_task()))?;
     let locks = steps.run(Step::CollectFileLocks, || {
         let mut locks = FileLocks::default();
@@ -343,20 +351,19 @@ fn collect(
         })?;
         namespaces::check_tree(&pids, &mut late)
     })?;
-    let seccomp = steps.run(Step::CollectSeccomp, || {
-        stopped.frozen.threads().for_each(|thread| settings::check_policy(thread.tid, &mut late));
-        seccomp_of(&stopped.frozen, &mut late)
-    })?;
     steps.run(Step::CollectLsm, || {
         parallel::look(stopped.frozen.threads(), &mut late, |thread, late| {
             lsm::check(thread.tid, late);
             Ok(())
         })
     })?;
-    let losses = survey::late_verdict(late, &host.losses, options.strict)?;
+    losses.extend(survey::late_verdict(late, &host.losses, options.strict)?);
     stopped.alarm.check(Step::CollectLsm)?;
-    Ok(Collected { descriptors, tables, locks, seccomp, losses })
+    Ok((Collected { descriptors, tables, locks, seccomp, losses }, asked))
 }
+
+/// What all processes are being asked.
+type AskedAll = Asked<Result<Says, DumpError>>;
 
 /// The tasks, dumped: their pages are sent, their own images handed over.
 struct Dumped<'a> {
@@ -376,12 +383,14 @@ fn dump_tasks<'a>(
     host: &'a Host,
     stopped: &Stopped,
     mut collected: Collected,
+    asked: AskedAll,
     rounds: &mut Rounds,
     steps: &mut Steps,
 ) -> Result<Dumped<'a>, DumpError> {
     let (tasks, pids) = (&stopped.tasks, stopped.pids());
+    // The last remote calls.
     let says: Vec<Says> =
-        steps.run(Step::DumpTask, || stopped.frozen.each_waiting(says::ask).into_iter().collect())?; // the last remote calls
+        steps.run(Step::DumpTask, || stopped.frozen.answers(asked).into_iter().collect())?;
     for (pid, says) in pids.iter().zip(&says) {
         let is_strict = collected.seccomp.of_thread(*pid).mode == SeccompMode::Strict;
         collected.losses.extend(asked_losses(options, host, *pid, says, is_strict)?);
@@ -389,6 +398,7 @@ fn dump_tasks<'a>(
     stopped.alarm.check(Step::DumpTask)?;
     let begun = Instant::now();
     let listed = rounds::list_last(tasks, rounds, options.alive_set, stopped.alarm.ends())?;
+    tracing::debug!(took = ?begun.elapsed(), "pages of the last set are listed");
     let checked = vmas::Checked::default();
     parallel::each(pids.iter().zip(&listed), |(pid, listed)| {
         survey::late_mappings(*pid, host.root.ghost_limit, &listed.vmas, &checked)
@@ -396,6 +406,7 @@ fn dump_tasks<'a>(
     let rings = pids.iter().zip(&listed).map(|(pid, listed)| Rings::read(*pid, &listed.vmas));
     let rings: Vec<Rings> = rings.collect::<Result<_, _>>()?;
     let segments = shmem::collect(&holders(&pids, &listed, &collected.descriptors))?;
+    tracing::debug!(took = ?begun.elapsed(), "mappings and segments are looked at");
     let mut plan = rounds.final_plan(listed.iter());
     let stop = AtomicBool::new(false);
     let alarm = stopped.alarm;
@@ -416,9 +427,11 @@ fn dump_tasks<'a>(
             let images =
                 steps.run(Step::OpenImages, || ImageSet::begin(host.target.sink(), plan, &host.origin))?;
             let sent = source.send_all(images.plan(), images.sink())?;
+            tracing::debug!(took = ?begun.elapsed(), "pages are sent");
             Ok::<_, DumpError>((images, sent))
         });
         let state = state(options, host, stopped, &says, &listed, &collected);
+        tracing::debug!(took = ?begun.elapsed(), "images of tasks are made");
         stop.store(state.is_err(), Ordering::Relaxed);
         (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
     });
@@ -426,10 +439,9 @@ fn dump_tasks<'a>(
     let (mut images, sent) = sent?;
     sent.pages.iter().for_each(|(pages_id, sent)| images.pages_sent(*pages_id, sent));
     let shared = rounds::shared(&images.plan().pages, &sent);
-    for image in &state.made.images {
-        images.put(image.clone())?;
-    }
+    images.put_all(&state.made.images)?;
     rounds.read_latency_us += &sent.read_latency_us;
+    tracing::debug!(took = ?begun.elapsed(), "images of tasks are handed over");
     Ok(Dumped { images, collected, listed, sent, segments, rings, shared, state, memdump: begun.elapsed() })
 }
 
@@ -516,6 +528,7 @@ fn state(
         strict: options.strict,
         seccomp: &collected.seccomp,
     };
+    tracing::debug!("mappings are read with their flags");
     let made = images::dump(around, &tree)?;
     Ok(State { flagged, made })
 }

@@ -13,6 +13,7 @@ use godwit_wire::image::pagemap;
 use godwit_wire::plan::{EXTENT_SLOTS, RoundPlan};
 
 use crate::error::DumpError;
+use crate::parallel;
 use crate::predump::pages::{PageSource, SentPages};
 
 /// How often damaged extents are sent again before the round is given up.
@@ -92,6 +93,21 @@ impl<'a> ImageSet<'a> {
         self.manifest.files.push(FileDigest::of(&name, &bytes));
         self.sink.image(self.plan.round, &name, bytes)?;
         Ok(fault::point("mid.images.put")?)
+    }
+
+    /// Hands over many images, several at the same time.
+    ///
+    /// # Errors
+    /// When the sink refuses one.
+    pub fn put_all(&mut self, images: &[(String, Bytes)]) -> Result<(), DumpError> {
+        let (sink, round) = (self.sink, self.plan.round);
+        let digests = parallel::each(images, |(name, bytes)| {
+            sink.image(round, name, bytes.clone())?;
+            fault::point("mid.images.put")?;
+            Ok::<_, DumpError>(FileDigest::of(name, bytes))
+        })?;
+        self.manifest.files.extend(digests);
+        Ok(())
     }
 
     /// An option that `criu restore` needs for these images.

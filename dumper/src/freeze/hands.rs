@@ -109,6 +109,9 @@ impl Drop for Hand {
     }
 }
 
+/// What was asked of all processes and may not be answered yet.
+pub struct Asked<T>(Vec<Receiver<Result<Vec<(Pid, T)>, Panic>>>);
+
 /// All of them.
 #[derive(Default)]
 pub(super) struct Hands(Vec<Hand>);
@@ -137,29 +140,31 @@ impl Hands {
 
     /// Does something to every process, on the thread that may; answers in the order of `tasks`.
     pub(super) fn each<T: Send + 'static>(&self, tasks: &[FrozenTask], work: fn(&Frozen) -> T) -> Vec<T> {
-        self.all(tasks, move |held| held.iter().map(|one| (one.pid(), work(one))).collect())
+        let asked = self.begin_all(move |held| held.iter().map(|one| (one.pid(), work(one))).collect());
+        Hands::answers(asked, tasks)
     }
 
-    /// The same of what waits for the processes, many of them at the same time.
-    pub(super) fn each_waiting<T: Send + 'static>(
+    /// Begins the same with what waits for the processes, many of them at the same time.
+    pub(super) fn begin<T: Send + 'static>(
         &self,
-        tasks: &[FrozenTask],
         work: impl AsyncFn(&Frozen) -> T + Copy + Send + 'static,
-    ) -> Vec<T> {
-        self.all(tasks, move |held| {
+    ) -> Asked<T> {
+        self.begin_all(move |held| {
             let work = held.iter().map(|one| async move { (one.pid(), work(one).await) });
             waiting::block_on(waiting::all(work, AT_ONCE))
         })
     }
 
-    fn all<T: Send + 'static>(
+    fn begin_all<T: Send + 'static>(
         &self,
-        tasks: &[FrozenTask],
         work: impl Fn(&[Frozen]) -> Vec<(Pid, T)> + Copy + Send + 'static,
-    ) -> Vec<T> {
-        let begin = |hand: &Hand| hand.begin(move |held| work(held));
-        let asked: Vec<_> = self.0.iter().map(begin).collect();
-        let mut answers: std::collections::HashMap<Pid, T> = asked.into_iter().flat_map(answer).collect();
+    ) -> Asked<T> {
+        Asked(self.0.iter().map(|hand| hand.begin(move |held| work(held))).collect())
+    }
+
+    /// The answers in the order of `tasks`, once all are there.
+    pub(super) fn answers<T>(asked: Asked<T>, tasks: &[FrozenTask]) -> Vec<T> {
+        let mut answers: std::collections::HashMap<Pid, T> = asked.0.into_iter().flat_map(answer).collect();
         // Each task is held by one of them; an answer too few would be taken for another's.
         let of = |task: &FrozenTask| answers.remove(&task.pid).unwrap_or_else(|| lost());
         tasks.iter().map(of).collect()

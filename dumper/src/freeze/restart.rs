@@ -5,9 +5,11 @@
 //! call, its kernel stack names it; and mostly the code before the `syscall` instruction does.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 
 use nix::unistd::Pid;
 
+use crate::parallel;
 use crate::procfs::tree::{self, Doing};
 use crate::remote::arch;
 use crate::sys::process_vm::{self, Remote};
@@ -29,8 +31,9 @@ struct Seen {
 impl Restarts {
     /// Looks at threads that still run.
     pub(super) fn look(pid: Pid, tids: &[Pid]) -> Restarts {
-        let seen = tids.iter().filter_map(|tid| Some((*tid, look_at(pid, *tid)?))).collect();
-        Restarts { seen }
+        let seen =
+            parallel::each(tids, |tid| Ok::<_, Infallible>(look_at(pid, *tid).map(|seen| (*tid, seen))));
+        Restarts { seen: seen.unwrap_or_default().into_iter().flatten().collect() }
     }
 
     /// Looks at one more.

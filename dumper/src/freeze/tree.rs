@@ -13,7 +13,7 @@ use godwit_wire::fault;
 use nix::unistd::Pid;
 
 use super::error::FreezeError;
-pub use super::hands::FrozenTask;
+pub use super::hands::{Asked, FrozenTask};
 use super::hands::{Hands, Seized};
 use super::seize::{Frozen, Limit, Thread};
 use crate::collect::tree::{TASKS_MAX, is_zombie};
@@ -199,12 +199,18 @@ impl FrozenTree {
         self.hands.each(&self.tasks, work)
     }
 
-    /// The same of what makes remote system calls, and waits for them.
-    pub fn each_waiting<T: Send + 'static>(
+    /// Begins the same with what makes remote system calls and waits for them, many at a time. It goes on by itself, and is
+    /// brought to its end before anything else is done to the processes, also to let them run on.
+    pub fn begin<T: Send + 'static>(
         &self,
         work: impl AsyncFn(&Frozen) -> T + Copy + Send + 'static,
-    ) -> Vec<T> {
-        self.hands.each_waiting(&self.tasks, work)
+    ) -> Asked<T> {
+        self.hands.begin(work)
+    }
+
+    /// What came of it, in the order of [`FrozenTree::tasks`], once all is done.
+    pub fn answers<T>(&self, asked: Asked<T>) -> Vec<T> {
+        Hands::answers(asked, &self.tasks)
     }
 
     /// Lets all run on, children before their parents, so that none finds a child of its own stopped by us. A process

@@ -12,7 +12,7 @@ use super::files::{self, Descriptor, FileTable};
 use super::interrupted::Interrupted;
 use super::says::Says;
 use super::threads::{self, Thread};
-use super::vmas::{self, Guards};
+use super::vmas::{self, Draft, Guards};
 use super::{aio, mm};
 use crate::collect::ids;
 use crate::collect::seccomp::Seccomp;
@@ -80,7 +80,9 @@ pub struct Images {
 /// When something of a task cannot be read, or is refused by name.
 pub fn dump(around: Around<'_>, tree: &[Given<'_>]) -> Result<Images, DumpError> {
     let mut read = parallel::each(tree, |of| Read::of(around, of))?;
+    tracing::debug!("processes are read");
     let cores = cores(around, tree, &mut read)?;
+    tracing::debug!("threads are read");
     let mut made = Images::default();
     for ((index, of), read) in tree.iter().enumerate().zip(read) {
         read.put(around, index, of, &mut made)?;
@@ -98,6 +100,7 @@ struct Read {
     guards: Guards,
     losses: Vec<Loss>,
     auxv: Vec<u64>,
+    vmas: Vec<Draft>,
     umask: Option<u32>,
     core: Option<TaskCoreEntry>,
 }
@@ -116,7 +119,8 @@ impl Read {
         let (mask, pending) = (frozen.leader().sigmask, says.pending.clone());
         let core = super::task_core(pid, &stat, &says.task, mask, stopped_by, pending)?;
         let umask = frozen.leader().status(pid)?.umask;
-        Ok(Read { stat, guards, losses, auxv: auxv::read(pid)?, umask, core: Some(core) })
+        let (auxv, vmas) = (auxv::read(pid)?, vmas::drafts(pid, flagged)?);
+        Ok(Read { stat, guards, losses, auxv, vmas, umask, core: Some(core) })
     }
 
     /// Puts the task's images to the others', and its files into the table.
@@ -129,7 +133,7 @@ impl Read {
     ) -> Result<(), DumpError> {
         let Given { task, says, flagged, descriptors, table, .. } = *of;
         let (pid, inside) = (task.pid, u64::from(task.inside));
-        let mut vmas = vmas::entries(pid, flagged, &mut made.table)?;
+        let mut vmas = vmas::entries(pid, flagged, self.vmas, &mut made.table)?;
         if table == index {
             let mut records = ImageWriter::new(ImageKind::Fdinfo);
             for entry in files::dump(pid, descriptors, &mut made.table)? {

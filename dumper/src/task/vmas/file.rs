@@ -124,26 +124,36 @@ fn is_zero_device(found: &FileStat) -> bool {
     found.st_mode & libc::S_IFMT == libc::S_IFCHR && found.st_rdev == makedev(1, 5)
 }
 
-/// The file's id, and the access mode it is mapped with: the mode bits of its `map_files` link.
-pub(super) fn file_of(pid: Pid, vma: &Vma, table: &mut FileTable) -> Result<(u64, Option<u32>), DumpError> {
-    let link = map_file(pid, vma);
-    let failed = |what| {
-        let subject = subject(pid, vma).to_string();
-        move |source| DumpError::sys(subject, what, source)
-    };
-    let mode =
-        fs::symlink_metadata(&link).map_err(failed("lstat of its map_files link"))?.permissions().mode();
-    let fdflags = match mode & 0o600 {
+/// With which access the file of a mapping was opened.
+pub(super) fn open_flags(pid: Pid, vma: &Vma) -> Result<u32, DumpError> {
+    let found = fs::symlink_metadata(map_file(pid, vma));
+    let mode = found.map_err(failed(pid, vma, "lstat of its map_files link"))?.permissions().mode();
+    Ok(match mode & 0o600 {
         0o200 => libc::O_WRONLY,
         0o400 => libc::O_RDONLY,
         _ => libc::O_RDWR,
-    };
+    } as u32)
+}
+
+/// The id of the mapping's file, which is entered into the table, and how restore opens it; `flags` are [`open_flags`].
+pub(super) fn file_of(
+    pid: Pid,
+    vma: &Vma,
+    flags: Option<u32>,
+    table: &mut FileTable,
+) -> Result<(u64, Option<u32>), DumpError> {
     let id = table.mapped(key(vma), |table| {
-        let target = fs::read_link(&link).map_err(failed("readlink of its map_files link"))?;
+        let link = map_file(pid, vma);
+        let target = fs::read_link(&link).map_err(failed(pid, vma, "readlink of its map_files link"))?;
         table.special(pid, &link, target.as_os_str().as_bytes())
     })?;
     // Through a descriptor that may write, even a mapping that only reads would keep restore from sealing the file.
     let is_sealed = is_memory_file(vma) && table.is_sealed_against_writes(vma.inode);
-    let fdflags = if is_sealed { libc::O_RDONLY } else { fdflags };
-    Ok((u64::from(id), Some(fdflags as u32)))
+    let flags = if is_sealed { Some(libc::O_RDONLY as u32) } else { flags };
+    Ok((u64::from(id), flags))
+}
+
+fn failed(pid: Pid, vma: &Vma, what: &'static str) -> impl FnOnce(std::io::Error) -> DumpError {
+    let subject = subject(pid, vma).to_string();
+    move |source| DumpError::sys(subject, what, source)
 }

@@ -51,12 +51,17 @@ pub fn check_all(pid: Pid, vmas: &[Vma], ghost_limit: u64, checked: &Checked, fi
 ///
 /// # Errors
 /// When a mapping's file cannot be looked at. The mappings must have passed [`check_all`].
-pub fn entries(pid: Pid, vmas: &[Vma], table: &mut FileTable) -> Result<Vec<VmaEntry>, DumpError> {
+pub fn entries(
+    pid: Pid,
+    vmas: &[Vma],
+    drafts: Vec<Draft>,
+    table: &mut FileTable,
+) -> Result<Vec<VmaEntry>, DumpError> {
     let mut entries: Vec<VmaEntry> = Vec::with_capacity(vmas.len());
-    for vma in vmas {
-        let mut late = Findings::default();
-        let kind = classify(pid, vma, &mut late).ok_or_else(|| DumpError::from_findings(late))?;
-        let entry = entry(pid, vma, kind, table)?;
+    for (vma, Draft { kind, mut entry }) in vmas.iter().zip(drafts) {
+        if has_file_entry(kind) {
+            (entry.shmid, entry.fdflags) = file::file_of(pid, vma, entry.fdflags, table)?;
+        }
         match entries.last_mut() {
             Some(last) if kind == Kind::Vvar && last.status == entry.status && last.end == entry.start => {
                 last.end = entry.end;
@@ -67,22 +72,44 @@ pub fn entries(pid: Pid, vmas: &[Vma], table: &mut FileTable) -> Result<Vec<VmaE
     Ok(entries)
 }
 
-fn entry(pid: Pid, vma: &Vma, kind: Kind, table: &mut FileTable) -> Result<VmaEntry, DumpError> {
+/// The record of a mapping, but for its file's entry in the table.
+pub struct Draft {
+    kind: Kind,
+    entry: VmaEntry,
+}
+
+/// Drafts the records of all mappings of a stopped task.
+///
+/// # Errors
+/// When a file cannot be looked at. Refused by name is what came since the look before the freeze.
+pub fn drafts(pid: Pid, vmas: &[Vma]) -> Result<Vec<Draft>, DumpError> {
+    let draft = |vma: &Vma| {
+        let mut late = Findings::default();
+        let kind = classify(pid, vma, &mut late).ok_or_else(|| DumpError::from_findings(late))?;
+        Ok(Draft { kind, entry: entry(pid, vma, kind)? })
+    };
+    vmas.iter().map(draft).collect()
+}
+
+fn has_file_entry(kind: Kind) -> bool {
+    use Kind::{Device, FilePrivate, FileShared, MemoryPrivate, MemoryShared};
+    matches!(kind, FilePrivate | FileShared | MemoryPrivate | MemoryShared | Device)
+}
+
+fn entry(pid: Pid, vma: &Vma, kind: Kind) -> Result<VmaEntry, DumpError> {
     let (flags, status) = flags::of_kind(kind, vma);
     let madv = flags::advice(vma);
-    let (shmid, fdflags) = match kind {
-        Kind::FilePrivate | Kind::FileShared | Kind::MemoryPrivate | Kind::MemoryShared | Kind::Device => {
-            file::file_of(pid, vma, table)?
-        }
+    let fdflags = match kind {
+        kind if has_file_entry(kind) => Some(file::open_flags(pid, vma)?),
         // The kernel opened these for itself; restore makes its own.
-        Kind::AioRing | Kind::HugeAnonymous => (0, Some(libc::O_RDWR as u32)),
-        _ => (0, None),
+        Kind::AioRing | Kind::HugeAnonymous => Some(libc::O_RDWR as u32),
+        _ => None,
     };
     Ok(VmaEntry {
         start: vma.start,
         end: vma.end,
         pgoff: vma.pgoff,
-        shmid,
+        shmid: 0,
         prot: flags::prot(vma),
         flags: flags | flags::told(vma),
         status,
