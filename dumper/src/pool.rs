@@ -29,6 +29,8 @@ struct Shared {
     /// Told when one comes back.
     back: Condvar,
     len: usize,
+    /// How many there can be.
+    most: usize,
 }
 
 #[derive(Debug)]
@@ -44,8 +46,14 @@ impl Pool {
     /// one may need.
     pub fn new(buffers: usize) -> Pool {
         let len = Packer::room_for(EXTENT_BYTES) + EXTENT_SLOTS as usize * SAME_HASH_LEN;
-        let buffers = Mutex::new(Buffers { idle: Vec::new(), unmade: buffers.max(1) });
-        Pool { shared: Arc::new(Shared { buffers, back: Condvar::new(), len }) }
+        let most = buffers.max(1);
+        let buffers = Mutex::new(Buffers { idle: Vec::new(), unmade: most });
+        Pool { shared: Arc::new(Shared { buffers, back: Condvar::new(), len, most }) }
+    }
+
+    /// How many buffers there can be.
+    pub fn most(&self) -> usize {
+        self.shared.most
     }
 
     /// A buffer, or `None` when none came back within `patience`. It holds whatever it was used for before.

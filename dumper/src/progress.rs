@@ -70,7 +70,7 @@ impl Sink for Watched<'_> {
     }
 
     fn fill(&self, fill: Fill) -> Result<(), SinkError> {
-        let pages = fill.content.pages();
+        let pages = fill.content.pages() + fill.content.copied();
         self.sink.fill(fill)?;
         let done = self.progress.done.fetch_add(pages, Ordering::Relaxed) + pages;
         if let Some(bar) = &self.progress.bar {

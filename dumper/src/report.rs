@@ -60,6 +60,8 @@ pub struct RoundReport {
     pub pages_same: u64,
     /// Pages sent as what they differ in from the round before.
     pub pages_delta: u64,
+    /// Pages that another process holds too, sent by naming their slots beside its bytes.
+    pub pages_copied: u64,
     /// Pages that were listed and gone when they were read.
     pub pages_gone: u64,
     /// From the scan to the acknowledgement.
@@ -71,7 +73,7 @@ pub struct RoundReport {
 impl RoundReport {
     /// Pages sent, of any kind.
     pub fn pages_sent(&self) -> u64 {
-        self.pages_data + self.pages_zero + self.pages_same + self.pages_delta
+        self.pages_data + self.pages_zero + self.pages_same + self.pages_delta + self.pages_copied
     }
 
     /// With the pages of shared memory segments added.
@@ -262,12 +264,13 @@ impl fmt::Display for Report {
         for round in &self.rounds {
             writeln!(
                 f,
-                "round {:>2}: {:>9} pages sent ({} zero, {} same, {} in part, {} gone), {} in the round before, {:.1} ms (fsync {:.1} ms)",
+                "round {:>2}: {:>9} pages sent ({} zero, {} same, {} in part, {} of another process, {} gone), {} in the round before, {:.1} ms (fsync {:.1} ms)",
                 round.round,
                 round.pages_sent(),
                 round.pages_zero,
                 round.pages_same,
                 round.pages_delta,
+                round.pages_copied,
                 round.pages_gone,
                 round.pages_in_parent,
                 round.duration_us as f64 / 1e3,
@@ -292,6 +295,7 @@ impl fmt::Display for Report {
             ("by zstd", self.link.zstd),
             ("in part", self.link.delta),
             ("by their hash", self.link.same),
+            ("with those of another process", self.link.copies),
         ];
         for (form, share) in forms.iter().filter(|(_, share)| share.frames > 0) {
             let (pages, payload) = (share.page_bytes as f64 / MIB, share.payload_bytes as f64 / MIB);

@@ -18,13 +18,14 @@ use godwit_page_server::store::disk::real::RealDisk;
 use godwit_page_server::store::sink::{Content, Fill, Sealed, Sink, SinkError};
 use godwit_wire::control::Hello;
 use godwit_wire::error::Code;
-use godwit_wire::frame::Method;
+use godwit_wire::frame::{CopyTo, Method};
 use godwit_wire::plan::{
     EXTENT_SLOTS, PAGE_SIZE, PE_PRESENT, PageOwner, PageRun, PagesPlan, RoundKind, RoundPlan,
 };
 use godwit_wire::quic::{Bucket, Identity, QuicError, Tuning, connect_speaking, keys};
 use rounds::{
-    Memory, PAGE, Rng, Round, change, data_of, fill_all, hashes_of, read_back, round_of, some_memory,
+    Memory, PAGE, Rng, Round, change, data_of, fill_all, fill_spread, forked_memory, hashes_of, read_back,
+    round_of, some_memory,
 };
 
 struct Lab {
@@ -277,6 +278,61 @@ fn what_pages_differ_in_counts_only_on_the_base_that_it_was_made_of() {
     seal(&sink, &second).unwrap();
     assert_eq!(lab.memory("web", "final"), memory);
     assert!(sink.counters().shares.delta.frames == 2, "{:?}", sink.counters());
+}
+
+#[test]
+fn pages_that_a_fork_left_shared_arrive_in_one_frame() {
+    for (connections, compress) in
+        [(1, Compress::Never), (3, Compress::Always(Method::Lz4)), (2, Compress::Always(Method::Zstd(1)))]
+    {
+        let lab = Lab::start();
+        let options = LinkOptions { connections, compress, ..options() };
+        let sink =
+            Link::connect(&lab.address, &lab.client(), options).unwrap().open_session(wish("web")).unwrap();
+        assert!(sink.takes().spread);
+        let mut rng = Rng(21);
+        let memory = forked_memory(5, 1500, &mut rng);
+        let last = of_session(round_of(&memory, 1, None, RoundKind::Final, &mut rng), "web");
+        sink.begin(&last.plan).unwrap();
+        let copied = fill_spread(&sink, &last, &mut rng).unwrap();
+        for (name, bytes) in &last.images {
+            sink.image(1, name, bytes.clone()).unwrap();
+        }
+        seal(&sink, &last).unwrap();
+        assert_eq!(lab.memory("web", "final"), memory);
+        let shares = sink.counters().shares;
+        let (all, sent) = (
+            memory.values().map(|held| held.len() as u64).sum::<u64>(),
+            shares.copies.page_bytes / PAGE_SIZE,
+        );
+        assert!(sent == copied && copied > all / 2, "{copied} of {all}: {shares:?}");
+        assert_eq!(shares.total().page_bytes / PAGE_SIZE, all);
+    }
+}
+
+/// A page file or a slot that is not there ends the round by name, and not the server.
+#[test]
+fn copies_to_where_there_is_no_slot_fail_the_round() {
+    let lab = Lab::start();
+    let sink = lab.session("web");
+    let mut rng = Rng(22);
+    let wrong = [
+        CopyTo { at: 0, pages: 1, pages_id: 9, first_slot: 0 },
+        CopyTo { at: 0, pages: 1, pages_id: 1, first_slot: 700 },
+        CopyTo { at: 0, pages: 1, pages_id: 1, first_slot: 0 },
+    ];
+    for (number, copy) in (1..).zip(wrong) {
+        let round = of_session(plain_round(number, RoundKind::Round, 300, &mut rng), "web");
+        sink.begin(&round.plan).unwrap();
+        let Content::Data(bytes) = data_of(&[7]) else { panic!("no data") };
+        let content = Content::Spread { bytes, copies: vec![copy] };
+        sink.fill(Fill { round: number, pages_id: 1, first_slot: 0, content }).unwrap();
+        let error = sink.seal(number, &round.manifest).unwrap_err();
+        assert!(error.to_string().contains("pages-"), "{copy:?}: {error}");
+        sink.abandon(number).unwrap();
+    }
+    let again = of_session(plain_round(9, RoundKind::Round, 300, &mut rng), "web");
+    send(&sink, &again, &mut rng).unwrap();
 }
 
 /// Cuts data at extent borders.

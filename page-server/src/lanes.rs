@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use godwit_wire::error::{Code, Malformed};
-use godwit_wire::frame::{Codec, FrameHeader, Kind};
+use godwit_wire::frame::{COUNT_LEN, Codec, FrameHeader, Kind};
 use godwit_wire::plan::{EXTENT_SLOTS, PAGE_SIZE};
 use godwit_wire::quic::{LaneReceiver, QuicError};
 use godwit_wire::session::Admit;
@@ -12,6 +12,7 @@ use godwit_wire::session::Admit;
 use crate::admit::Session;
 use crate::error::chain;
 use crate::serve::Shared;
+use crate::store::session::OpenRound;
 use crate::store::sink::SinkError;
 use crate::store::{Arrival, FillError, combine};
 
@@ -73,12 +74,13 @@ fn admit(shared: &Shared, lane: &mut LaneReceiver) -> Result<Arc<Session>, Strin
 }
 
 fn receive(session: &Session, lane: &mut LaneReceiver) -> Result<(), LaneError> {
+    let mut spread = Vec::new();
     while let Some(header) = lane.header()? {
         if session.gate(|gate| gate.admit(&header))? == Admit::Drop {
             lane.skip(header.length)?;
             continue;
         }
-        match store(session, lane, &header)? {
+        match store(session, lane, &header, &mut spread)? {
             Ok(()) => {}
             Err(SinkError::WantData { pages_id, slots, .. }) => {
                 session.want(header.round, header.epoch, pages_id, slots);
@@ -100,8 +102,13 @@ fn receive(session: &Session, lane: &mut LaneReceiver) -> Result<(), LaneError> 
 type Stored = Result<(), SinkError>;
 
 /// Takes the payload of a frame into buffers of the round and from there to its slots. Bytes that come as they are lie
-/// at their place from the start.
-fn store(session: &Session, lane: &mut LaneReceiver, header: &FrameHeader) -> Result<Stored, LaneError> {
+/// at their place from the start; those for several places lie in `spread` meanwhile.
+fn store(
+    session: &Session,
+    lane: &mut LaneReceiver,
+    header: &FrameHeader,
+    spread: &mut Vec<u8>,
+) -> Result<Stored, LaneError> {
     let round = match session.store.round(header.round) {
         Ok(round) => round,
         Err(error) => return skip(lane, header, error),
@@ -125,6 +132,7 @@ fn store(session: &Session, lane: &mut LaneReceiver, header: &FrameHeader) -> Re
             header.verify(payload)?;
             Ok(put(Arrival::Placed(buffer)))
         }
+        (Kind::Spread, _) => store_spread(&round, lane, header, spread),
         (Kind::Same, _) => {
             let mut payload = vec![0; length];
             lane.payload(&mut payload)?;
@@ -155,6 +163,42 @@ fn store(session: &Session, lane: &mut LaneReceiver, header: &FrameHeader) -> Re
             Ok(put(Arrival::Written(spare, &mut write)))
         }
     }
+}
+
+/// Takes the pages of a SPREAD frame into memory of the lane's own, which it keeps for the next, and from there to all
+/// their slots: a buffer of the round that is held while others are waited for would have lanes wait for each other.
+fn store_spread(
+    round: &OpenRound,
+    lane: &mut LaneReceiver,
+    header: &FrameHeader,
+    spread: &mut Vec<u8>,
+) -> Result<Stored, LaneError> {
+    let mut count = [0; COUNT_LEN];
+    lane.payload(&mut count)?;
+    let mut table = vec![0; header.table_len(count)?];
+    table[..COUNT_LEN].copy_from_slice(&count);
+    lane.payload(&mut table[COUNT_LEN..])?;
+    // Neither is longer than an extent: a decoded header has that many pages at most.
+    spread.resize(EXTENT_SLOTS as usize * PAGE_SIZE as usize, 0);
+    let pages = &mut spread[..header.pages as usize * PAGE_SIZE as usize];
+    let length = header.length as usize - table.len();
+    if header.is_packed() {
+        let [mut packed] = match round.buffers() {
+            Ok(buffers) => buffers,
+            Err(error) => {
+                lane.skip(length as u32)?;
+                return Ok(Err(error));
+            }
+        };
+        lane.payload(&mut packed[..length])?;
+        header.verify_parts(&[&table[..], &packed[..length]])?;
+        header.unpack_pages(&packed[..length], pages)?;
+    } else {
+        lane.payload(pages)?;
+        header.verify_parts(&[&table[..], &*pages])?;
+    }
+    let copies = header.copies(&table)?;
+    Ok(round.put_spread(header.pages_id, header.first_slot, pages, &copies))
 }
 
 /// Reads over the payload of a frame that cannot be stored.

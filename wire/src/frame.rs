@@ -3,9 +3,11 @@
 use bytes::BufMut;
 
 use crate::codec::Reader;
+use crate::copies::TABLE_LEN_MAX;
 use crate::error::Malformed;
 use crate::plan::{EXTENT_SLOTS, PAGE_SIZE};
 
+pub use crate::copies::{COPIES_MAX, COUNT_LEN, CopyTo, copy_table};
 pub use crate::payload::{Method, Packer, Payload, ShortHash, same_payload};
 
 /// First four bytes of a lane: "GDWJ".
@@ -18,7 +20,7 @@ pub const LANE_VERSION: u16 = 1;
 pub const JOIN_LEN: usize = 48;
 /// Length of a frame header in bytes.
 pub const HEADER_LEN: usize = 48;
-/// Longest payload in bytes: one extent, raw.
+/// Longest payload in bytes: one extent, raw. That of a SPREAD frame has its table besides.
 pub const PAYLOAD_MAX: u32 = (EXTENT_SLOTS * PAGE_SIZE) as u32;
 /// Length of the hash of a page in a SAME frame: the first bytes of its BLAKE3.
 pub const SAME_HASH_LEN: usize = 16;
@@ -138,11 +140,13 @@ byte_enum! {
         Same = 2,
         /// What the pages differ in from those of the base round.
         Delta = 3,
+        /// Here are the bytes, and which other slots of the round hold the same.
+        Spread = 4,
     }
 }
 
 byte_enum! {
-    /// How the pages of a DATA or DELTA frame are packed.
+    /// How the pages of a DATA, DELTA or SPREAD frame are packed.
     Codec, "frame codec" {
         /// As they are.
         Raw = 0,
@@ -227,9 +231,18 @@ impl FrameHeader {
     ///
     /// # Errors
     /// [`Malformed`] when the payload does not fit what the header says.
-    pub fn with_payload(mut self, codec: Codec, payload: &[u8]) -> Result<Self, Malformed> {
-        bound("length of the payload", payload.len() as u64, u64::from(PAYLOAD_MAX))?;
-        (self.codec, self.length, self.checksum) = (codec, payload.len() as u32, crc32fast::hash(payload));
+    pub fn with_payload(self, codec: Codec, payload: &[u8]) -> Result<Self, Malformed> {
+        self.with_parts(codec, &[payload])
+    }
+
+    /// As [`FrameHeader::with_payload`], for a payload that lies in several pieces.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn with_parts(mut self, codec: Codec, parts: &[&[u8]]) -> Result<Self, Malformed> {
+        let length = parts.iter().map(|part| part.len() as u64).sum();
+        bound("length of the payload", length, u64::from(PAYLOAD_MAX) + TABLE_LEN_MAX)?;
+        (self.codec, self.length, self.checksum) = (codec, length as u32, checksum(parts));
         self.check()?;
         Ok(self)
     }
@@ -269,14 +282,22 @@ impl FrameHeader {
                 Err(Malformed::Value { what: "codec of a frame without pages", value: codec as u64 })
             }
             (Kind::Delta, Codec::Raw) => Err(Malformed::Value { what: "codec of a delta frame", value: 0 }),
+            (Kind::Spread, _) => self.check_spread(),
         }
     }
+}
+
+/// CRC-32 of what lies in several pieces.
+pub(crate) fn checksum(parts: &[&[u8]]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    parts.iter().for_each(|part| hasher.update(part));
+    hasher.finalize()
 }
 
 pub(crate) fn expect(what: &'static str, value: u64, expected: u64) -> Result<(), Malformed> {
     if value == expected { Ok(()) } else { Err(Malformed::Value { what, value }) }
 }
 
-fn bound(what: &'static str, value: u64, bound: u64) -> Result<(), Malformed> {
+pub(crate) fn bound(what: &'static str, value: u64, bound: u64) -> Result<(), Malformed> {
     if value <= bound { Ok(()) } else { Err(Malformed::Bound { what, value, bound }) }
 }

@@ -22,13 +22,14 @@
 //! and unknown messages are refused, never ignored. What an old peer would misread is a new version; what it can do
 //! without is a feature bit.
 //!
-//! Reading order: [`version`], [`control`], [`frame`] and [`payload`] (the messages), [`session`] (their order), [`quic`] (how
+//! Reading order: [`version`], [`control`], [`frame`], [`payload`] and [`copies`] (the messages), [`session`] (their order), [`quic`] (how
 //! they travel); [`plan`] (the page list that both sides share), [`image`], [`journal`]; [`error`], [`codec`] and
 //! [`fault`] serve them all.
 #![forbid(unsafe_code)]
 
 pub mod codec;
 pub mod control;
+pub mod copies;
 pub mod error;
 pub mod fault;
 pub mod frame;

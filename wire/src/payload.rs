@@ -6,8 +6,9 @@ use bytes::Bytes;
 use zstd::zstd_safe::CParameter;
 
 use crate::codec::{Reader, Truncated};
+use crate::copies::CopyTo;
 use crate::error::Malformed;
-use crate::frame::{Codec, FrameHeader, Kind, SAME_HASH_LEN, expect};
+use crate::frame::{Codec, FrameHeader, Kind, SAME_HASH_LEN, checksum, expect};
 use crate::plan::{EXTENT_SLOTS, PAGE_SIZE};
 
 /// The first bytes of a page's BLAKE3, as SAME and DELTA frames carry them.
@@ -29,6 +30,13 @@ pub enum Payload {
         /// What the pages differ in.
         difference: Bytes,
     },
+    /// The bytes of the pages, and which other slots hold some of them too.
+    Spread {
+        /// The bytes.
+        pages: Bytes,
+        /// The other slots.
+        copies: Vec<CopyTo>,
+    },
 }
 
 impl FrameHeader {
@@ -42,8 +50,17 @@ impl FrameHeader {
     /// # Errors
     /// [`Malformed`] when its length or its checksum differs.
     pub fn verify(&self, payload: &[u8]) -> Result<(), Malformed> {
-        expect("length of the payload", payload.len() as u64, u64::from(self.length))?;
-        let found = crc32fast::hash(payload);
+        self.verify_parts(&[payload])
+    }
+
+    /// As [`FrameHeader::verify`], for a payload that lies in several pieces.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn verify_parts(&self, parts: &[&[u8]]) -> Result<(), Malformed> {
+        let length = parts.iter().map(|part| part.len() as u64).sum();
+        expect("length of the payload", length, u64::from(self.length))?;
+        let found = checksum(parts);
         if found == self.checksum {
             return Ok(());
         }
@@ -51,23 +68,33 @@ impl FrameHeader {
         Err(Malformed::Checksum { pages_id, first_slot, found, header: self.checksum })
     }
 
-    /// Unpacks the pages of a DATA frame, or what those of a DELTA frame differ in, into `pages`, which is as long as
+    /// Unpacks the pages of a DATA or SPREAD frame, or what those of a DELTA frame differ in, into `pages`, which is as long as
     /// all of them. The payload was verified. What `pages` holds after an error is no page.
     ///
     /// # Errors
     /// [`Malformed`] when the payload does not unpack to exactly the pages, or `pages` has another length.
     pub fn unpack_into(&self, payload: &[u8], pages: &mut [u8]) -> Result<(), Malformed> {
+        let packed = match self.kind {
+            Kind::Data => payload,
+            Kind::Delta => self.delta_parts(payload)?.1,
+            Kind::Spread => self.spread_parts(payload)?.1,
+            kind => return Err(Malformed::Value { what: "kind of a frame with pages", value: kind as u64 }),
+        };
+        self.unpack_pages(packed, pages)
+    }
+
+    /// As [`FrameHeader::unpack_into`], for the part of a payload that is the packed pages.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn unpack_pages(&self, packed: &[u8], pages: &mut [u8]) -> Result<(), Malformed> {
         expect("room for the pages", pages.len() as u64, self.pages_len() as u64)?;
-        match (self.kind, self.codec) {
-            (Kind::Data, Codec::Raw) => {
-                expect("length of a raw frame", payload.len() as u64, pages.len() as u64)?;
-                pages.copy_from_slice(payload);
-                Ok(())
-            }
-            (Kind::Data, _) => self.decompress(payload, pages),
-            (Kind::Delta, _) => self.decompress(self.delta_parts(payload)?.1, pages),
-            (kind, _) => Err(Malformed::Value { what: "kind of a frame with pages", value: kind as u64 }),
+        if self.codec != Codec::Raw {
+            return self.decompress(packed, pages);
         }
+        expect("length of raw pages", packed.len() as u64, pages.len() as u64)?;
+        pages.copy_from_slice(packed);
+        Ok(())
     }
 
     /// The hash of each page of a SAME frame, or of the base of each page of a DELTA frame.
@@ -97,6 +124,10 @@ impl FrameHeader {
             (Kind::Data, _) => Payload::Data(unpacked()?),
             (Kind::Delta, _) => {
                 Payload::Delta { bases: self.same_hashes(&payload)?, difference: unpacked()? }
+            }
+            (Kind::Spread, _) => {
+                let copies = self.copies(self.spread_parts(&payload)?.0)?;
+                Payload::Spread { pages: unpacked()?, copies }
             }
         })
     }

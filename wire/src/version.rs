@@ -16,9 +16,11 @@ pub const FEATURE_SAME: u64 = 1 << 1;
 pub const FEATURE_ZSTD: u64 = 1 << 2;
 /// Feature bit: frames may say what pages differ in from those of the base round.
 pub const FEATURE_DELTA: u64 = 1 << 3;
+/// Feature bit: frames may fill further slots of the round, of other pages files too.
+pub const FEATURE_SPREAD: u64 = 1 << 4;
 
 /// Every feature bit that this build knows.
-pub const FEATURES: u64 = FEATURE_LZ4 | FEATURE_SAME | FEATURE_ZSTD | FEATURE_DELTA;
+pub const FEATURES: u64 = FEATURE_LZ4 | FEATURE_SAME | FEATURE_ZSTD | FEATURE_DELTA | FEATURE_SPREAD;
 
 /// What both sides agreed on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,8 @@
 use bytes::Bytes;
 use godwit_wire::control::{Envelope, Hello, HelloAck, RoundAccepted, Seal, ToClient, ToServer};
 use godwit_wire::frame::{
-    Codec, FrameHeader, Join, Kind, Method, Packer, Payload, Secret, SessionId, same_payload,
+    Codec, CopyTo, FrameHeader, Join, Kind, Method, Packer, Payload, Secret, SessionId, copy_table,
+    same_payload,
 };
 use godwit_wire::image::cpuinfo::CpuinfoX86Entry;
 use proptest::prelude::*;
@@ -69,6 +70,82 @@ fn lane_bytes() {
     assert_eq!(FrameHeader::decode(&delta.encode()), Ok(delta));
     let (bases, difference) = (vec![[1; 16], [2; 16]], Bytes::from(vec![0; 8192]));
     assert_eq!(delta.unpack(payload.into()), Ok(Payload::Delta { bases, difference }));
+    // Both pages are in slots 5 and 6 of pages file 2 too, the second in slot 255 of pages file 3.
+    let copies = copies();
+    let payload = [&copy_table(&copies).unwrap()[..], &zeros].concat();
+    assert_eq!(
+        hex(&payload[..36]),
+        "02000000 00000200 02000000 0500000000000000 01000100 03000000 ff00000000000000".replace(' ', "")
+    );
+    let spread = FrameHeader { kind: Kind::Spread, ..header() }.with_payload(Codec::Lz4, &payload).unwrap();
+    assert_eq!(
+        hex(&spread.encode()),
+        "47445746030000000200000001000000fe0000000000000002000000040100004f000000340512980000000000000000"
+    );
+    assert_eq!(FrameHeader::decode(&spread.encode()), Ok(spread));
+    let pages = Bytes::from(vec![0; 8192]);
+    assert_eq!(spread.unpack(payload.into()), Ok(Payload::Spread { pages, copies }));
+}
+
+fn copies() -> Vec<CopyTo> {
+    let both = CopyTo { at: 0, pages: 2, pages_id: 2, first_slot: 5 };
+    vec![both, CopyTo { at: 1, pages: 1, pages_id: 3, first_slot: 255 }]
+}
+
+/// A SPREAD frame of two raw pages, its table as it is or as somebody would have it.
+fn spread(table: &[u8]) -> (FrameHeader, Vec<u8>) {
+    let payload = [table, &[7; 8192]].concat();
+    let frame = FrameHeader { kind: Kind::Spread, ..header() }.with_payload(Codec::Raw, &payload).unwrap();
+    (frame, payload)
+}
+
+#[test]
+fn tables_of_copies_that_lie_are_refused() {
+    let (frame, payload) = spread(&copy_table(&copies()).unwrap());
+    let read = frame.unpack(payload.into()).unwrap();
+    assert_eq!(read, Payload::Spread { pages: vec![7; 8192].into(), copies: copies() });
+    let entry = |copy: CopyTo| CopyTo { pages_id: 2, ..copy };
+    let good = CopyTo { at: 0, pages: 1, pages_id: 2, first_slot: 0 };
+    for bad in [
+        entry(CopyTo { pages: 0, ..good }),
+        entry(CopyTo { at: 2, ..good }),
+        entry(CopyTo { at: 1, pages: 2, ..good }),
+        entry(CopyTo { at: 65535, ..good }),
+        entry(CopyTo { pages: 2, first_slot: 255, ..good }),
+        entry(CopyTo { first_slot: u64::MAX, ..good }),
+    ] {
+        // As a peer writes it that checks nothing.
+        let mut table = copy_table(&[good]).unwrap();
+        table[4..6].copy_from_slice(&(bad.at as u16).to_le_bytes());
+        table[6..8].copy_from_slice(&(bad.pages as u16).to_le_bytes());
+        table[12..].copy_from_slice(&bad.first_slot.to_le_bytes());
+        let (frame, payload) = spread(&table);
+        assert!(frame.unpack(payload.into()).is_err(), "{bad:?}");
+    }
+    // Counts that do not fit what follows: one entry less, one more, none, and far too many.
+    let table = copy_table(&copies()).unwrap();
+    for count in [0, 1, 3, 4097, u32::MAX] {
+        let (frame, mut payload) = spread(&table);
+        payload[..4].copy_from_slice(&count.to_le_bytes());
+        let frame = frame.with_payload(Codec::Raw, &payload).unwrap();
+        assert!(frame.unpack(payload.into()).is_err(), "{count}");
+    }
+    assert!(copy_table(&[]).is_err() && copy_table(&[CopyTo { pages: 0, ..good }]).is_err());
+    let many = vec![good; 4096];
+    assert!(copy_table(&many).is_ok() && copy_table(&[&many[..], &[good]].concat()).is_err());
+    let length = |codec, length| FrameHeader { kind: Kind::Spread, codec, length, ..header() }.check();
+    let longest = 4 + 4096 * 16;
+    for good in
+        [length(Codec::Raw, 8212), length(Codec::Raw, longest + 8192), length(Codec::Zstd, longest + 8191)]
+    {
+        assert_eq!(good, Ok(()));
+    }
+    for (codec, bad) in
+        [(Codec::Raw, 8196), (Codec::Raw, 8211), (Codec::Lz4, 20), (Codec::Raw, longest + 8208)]
+    {
+        assert!(length(codec, bad).is_err(), "{bad}");
+    }
+    assert!(length(Codec::Lz4, longest + 8192).is_err());
 }
 
 #[test]
@@ -169,10 +246,41 @@ fn a_page_that_does_not_shrink_does_not_keep_the_others_from_it() {
 }
 
 proptest! {
+    /// As a peer may send it: whatever is read is within the frame and within extents.
+    #[test]
+    fn any_table_of_copies_is_bounded_or_an_error(
+        entries in proptest::collection::vec((0u16..5, 0u16..4, any::<u32>(), 0u64..600), 0..6),
+        count in proptest::option::of(0u32..8),
+        cut in 0usize..40,
+        is_packed in any::<bool>(),
+    ) {
+        let mut table = (count.unwrap_or(entries.len() as u32)).to_le_bytes().to_vec();
+        for (at, pages, pages_id, first_slot) in &entries {
+            table.extend([&at.to_le_bytes()[..], &pages.to_le_bytes(), &pages_id.to_le_bytes()].concat());
+            table.extend(first_slot.to_le_bytes());
+        }
+        let pages = vec![7; 8192];
+        let codec = if is_packed { Codec::Lz4 } else { Codec::Raw };
+        let pages = if is_packed { packed(Method::Lz4, &pages).unwrap() } else { pages.into() };
+        let payload = [&table[..], &pages].concat();
+        let payload = &payload[..payload.len().saturating_sub(cut.saturating_sub(30))];
+        let frame = FrameHeader { kind: Kind::Spread, ..header() };
+        let Ok(frame) = frame.with_payload(codec, payload) else { return Ok(()) };
+        if let Ok(Payload::Spread { pages, copies }) = frame.unpack(payload.to_vec().into()) {
+            prop_assert_eq!(pages, vec![7; 8192]);
+            prop_assert_eq!(copies.len(), entries.len());
+            for copy in copies {
+                prop_assert!(copy.pages > 0 && copy.at + copy.pages <= 2);
+                prop_assert!(copy.first_slot % 256 + u64::from(copy.pages) <= 256);
+            }
+        }
+    }
+
     #[test]
     fn any_header_bytes_are_a_bounded_header_or_an_error(bytes in proptest::collection::vec(any::<u8>(), 0..64)) {
         if let Ok(header) = FrameHeader::decode(&bytes) {
-            prop_assert!(header.length <= 1 << 20 && header.pages <= 256);
+            let table = if header.kind == Kind::Spread { 4 + 4096 * 16 } else { 0 };
+            prop_assert!(header.length <= (1 << 20) + table && header.pages <= 256);
         }
         let _ = Join::decode(&bytes);
     }

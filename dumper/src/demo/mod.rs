@@ -77,7 +77,7 @@ fn conclude(migration: &Value, verdict: &Verdict) -> Value {
     let mut complaints = verdict.complaints.clone();
     let rounds = migration["rounds"].as_array().cloned().unwrap_or_default();
     let sent = |round: &Value| -> u64 {
-        let forms = ["pages_data", "pages_zero", "pages_same", "pages_delta"];
+        let forms = ["pages_data", "pages_zero", "pages_same", "pages_delta", "pages_copied"];
         forms.iter().filter_map(|form| round[form].as_u64()).sum()
     };
     if rounds.len() < 3 {

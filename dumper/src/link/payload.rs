@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use godwit_page_server::store::sink::{Content, Takes};
-use godwit_wire::frame::{Codec, Kind, Method, Packer, ShortHash, same_payload};
+use godwit_wire::error::Malformed;
+use godwit_wire::frame::{Codec, Kind, Method, Packer, ShortHash, copy_table, same_payload};
 use godwit_wire::plan::PAGE_SIZE;
-use godwit_wire::version::{FEATURE_DELTA, FEATURE_LZ4, FEATURE_SAME, FEATURE_ZSTD};
+use godwit_wire::version::{FEATURE_DELTA, FEATURE_LZ4, FEATURE_SAME, FEATURE_SPREAD, FEATURE_ZSTD};
 use nix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 
@@ -65,13 +66,16 @@ pub struct Shares {
     pub same: Share,
     /// By what they differ in from the base round.
     pub delta: Share,
+    /// Of further slots, by naming them in a frame that carries their pages: the frames that do, and what naming took.
+    pub copies: Share,
 }
 
 impl Shares {
-    /// All of them.
+    /// All of them. Frames with copies are counted once.
     pub fn total(&self) -> Share {
-        let all = [self.raw, self.lz4, self.zstd, self.zero, self.same, self.delta];
-        all.iter().fold(Share::default(), |sum, one| Share {
+        let frames = [self.raw, self.lz4, self.zstd, self.zero, self.same, self.delta];
+        let copies = Share { frames: 0, ..self.copies };
+        frames.iter().chain([&copies]).fold(Share::default(), |sum, one| Share {
             frames: sum.frames + one.frames,
             page_bytes: sum.page_bytes + one.page_bytes,
             payload_bytes: sum.payload_bytes + one.payload_bytes,
@@ -115,6 +119,7 @@ pub(super) struct Payloads {
     pool: Pool,
     /// By kind, and of data by codec.
     counters: [Counter; 6],
+    copies: Counter,
 }
 
 #[derive(Debug, Default)]
@@ -153,8 +158,11 @@ fn thread_time() -> Duration {
 pub(super) struct Made {
     pub(super) kind: Kind,
     pub(super) codec: Codec,
+    /// What the payload begins with, if it is a frame with copies.
+    pub(super) table: Vec<u8>,
     pub(super) payload: Bytes,
     pages: u64,
+    copied: u64,
 }
 
 impl Payloads {
@@ -176,6 +184,7 @@ impl Payloads {
             packers: Mutex::default(),
             pool: Pool::new(BUFFERS),
             counters: Default::default(),
+            copies: Counter::default(),
         }
     }
 
@@ -190,6 +199,7 @@ impl Payloads {
         Takes {
             same: is_wanted && self.features & FEATURE_SAME != 0,
             delta: is_wanted && self.features & FEATURE_DELTA != 0 && self.of_difference().is_some(),
+            spread: self.features & FEATURE_SPREAD != 0,
             zeros_as_data: if packs { ZEROS_AS_DATA } else { 0 },
         }
     }
@@ -199,6 +209,7 @@ impl Payloads {
         match content {
             Content::Data(_) | Content::Zero { .. } => true,
             Content::Same { .. } => self.features & FEATURE_SAME != 0,
+            Content::Spread { .. } => self.features & FEATURE_SPREAD != 0,
             Content::Delta { .. } => self.features & FEATURE_DELTA != 0 && self.of_difference().is_some(),
         }
     }
@@ -210,8 +221,11 @@ impl Payloads {
     }
 
     /// The payload of some content.
-    pub(super) fn make(&self, content: Content) -> Made {
-        let pages = content.pages();
+    ///
+    /// # Errors
+    /// [`Malformed`] for copies that no frame can name.
+    pub(super) fn make(&self, content: Content) -> Result<Made, Malformed> {
+        let (pages, copied, mut table) = (content.pages(), content.copied(), Vec::new());
         let (kind, codec, payload) = match content {
             Content::Zero { .. } => (Kind::Zero, Codec::Raw, Bytes::new()),
             Content::Same { hashes } => (Kind::Same, Codec::Raw, same_payload(&hashes)),
@@ -220,14 +234,25 @@ impl Payloads {
                 (Kind::Delta, Codec::Lz4, packed)
             }
             Content::Data(bytes) => {
-                let method = lock(&self.balance).method();
-                match method.and_then(|method| Some((method, self.pack(method, &[], &bytes, false)?))) {
-                    Some((method, packed)) => (Kind::Data, method.codec(), packed),
-                    None => (Kind::Data, Codec::Raw, bytes),
-                }
+                let (codec, payload) = self.pack_data(bytes);
+                (Kind::Data, codec, payload)
+            }
+            Content::Spread { bytes, copies } => {
+                table = copy_table(&copies)?;
+                let (codec, payload) = self.pack_data(bytes);
+                (Kind::Spread, codec, payload)
             }
         };
-        Made { kind, codec, payload, pages }
+        Ok(Made { kind, codec, table, payload, pages, copied })
+    }
+
+    /// Data as it is, or packed where that is worth it.
+    fn pack_data(&self, bytes: Bytes) -> (Codec, Bytes) {
+        let method = lock(&self.balance).method();
+        match method.and_then(|method| Some((method, self.pack(method, &[], &bytes, false)?))) {
+            Some((method, packed)) => (method.codec(), packed),
+            None => (Codec::Raw, bytes),
+        }
     }
 
     /// Packs a block behind some hashes. Of data `None` where that does not make it smaller.
@@ -263,15 +288,18 @@ impl Payloads {
     /// Notes what was handed to the link, and how long that waited. `progress` says what the link did so far.
     pub(super) fn note(&self, made: &Sent, waited: Duration, progress: impl FnOnce() -> Progress) {
         let counter = match (made.kind, made.codec) {
-            (Kind::Data, Codec::Raw) => 0,
-            (Kind::Data, Codec::Lz4) => 1,
-            (Kind::Data, Codec::Zstd) => 2,
+            (Kind::Data | Kind::Spread, Codec::Raw) => 0,
+            (Kind::Data | Kind::Spread, Codec::Lz4) => 1,
+            (Kind::Data | Kind::Spread, Codec::Zstd) => 2,
             (Kind::Zero, _) => 3,
             (Kind::Same, _) => 4,
             (Kind::Delta, _) => 5,
         };
         self.counters[counter].add(made.pages, made.payload_len);
-        if made.kind == Kind::Data {
+        if made.copied > 0 {
+            self.copies.add(made.copied, made.table_len);
+        }
+        if matches!(made.kind, Kind::Data | Kind::Spread) {
             let pages = (made.pages * PAGE_SIZE) as usize;
             let mut balance = lock(&self.balance);
             if balance.note(self.begun.elapsed(), pages, made.payload_len, waited) {
@@ -291,7 +319,7 @@ impl Payloads {
     /// What was handed over so far.
     pub(super) fn shares(&self) -> Shares {
         let [raw, lz4, zstd, zero, same, delta] = self.counters.each_ref().map(Counter::share);
-        Shares { raw, lz4, zstd, zero, same, delta }
+        Shares { raw, lz4, zstd, zero, same, delta, copies: self.copies.share() }
     }
 }
 
@@ -300,12 +328,17 @@ pub(super) struct Sent {
     kind: Kind,
     codec: Codec,
     pages: u64,
+    copied: u64,
+    /// Of the pages, without the table.
     payload_len: usize,
+    table_len: usize,
 }
 
 impl Made {
     pub(super) fn sent(&self) -> Sent {
-        Sent { kind: self.kind, codec: self.codec, pages: self.pages, payload_len: self.payload.len() }
+        let (payload_len, table_len) = (self.payload.len(), self.table.len());
+        let Made { kind, codec, pages, copied, .. } = *self;
+        Sent { kind, codec, pages, copied, payload_len, table_len }
     }
 }
 
@@ -315,7 +348,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use godwit_wire::frame::Payload;
+    use godwit_wire::frame::{CopyTo, Payload};
 
     use super::*;
 
@@ -339,15 +372,17 @@ mod tests {
         let payloads = Payloads::new(godwit_wire::version::FEATURES, &options, false);
         let text = Bytes::from(b"godwit! ".repeat(4096));
         let difference = Bytes::from(vec![0; 4096]);
+        let copies = vec![CopyTo { at: 2, pages: 6, pages_id: 7, first_slot: 250 }];
         let contents = [
             Content::Data(text.clone()),
             Content::Zero { pages: 3 },
             Content::Same { hashes: vec![[7; 16]] },
             Content::Delta { bases: vec![[9; 16]], difference: difference.clone() },
+            Content::Spread { bytes: text.clone(), copies: copies.clone() },
         ];
         for content in contents {
             assert!(payloads.may_send(&content));
-            let made = payloads.make(content.clone());
+            let made = payloads.make(content.clone()).unwrap();
             let header = godwit_wire::frame::FrameHeader {
                 round: 1,
                 epoch: 1,
@@ -359,14 +394,18 @@ mod tests {
                 length: 0,
                 checksum: 0,
             };
-            let header = header.with_payload(made.codec, &made.payload).unwrap();
+            let header = header.with_parts(made.codec, &[&made.table, &made.payload]).unwrap();
             payloads.note(&made.sent(), Duration::ZERO, Progress::default);
-            match (header.unpack(made.payload).unwrap(), content) {
+            let payload = Bytes::from([&made.table[..], &made.payload].concat());
+            match (header.unpack(payload).unwrap(), content) {
                 (Payload::Data(bytes), Content::Data(text)) => assert_eq!(bytes, text),
                 (Payload::Zero, Content::Zero { .. }) => {}
                 (Payload::Same(found), Content::Same { hashes }) => assert_eq!(found, hashes),
                 (Payload::Delta { bases, difference: found }, Content::Delta { .. }) => {
                     assert_eq!((bases, found), (vec![[9; 16]], difference.clone()));
+                }
+                (Payload::Spread { pages, copies: found }, Content::Spread { .. }) => {
+                    assert_eq!((pages, found), (text.clone(), copies.clone()));
                 }
                 (payload, content) => panic!("{payload:?} of {content:?}"),
             }
@@ -374,9 +413,10 @@ mod tests {
         let shares = payloads.shares();
         let pages =
             [shares.lz4, shares.zero, shares.same, shares.delta].map(|share| share.page_bytes / PAGE_SIZE);
-        assert_eq!(pages, [8, 3, 1, 1]);
+        assert_eq!(pages, [16, 3, 1, 1], "those of the frame with copies are data too");
+        assert_eq!(shares.copies, Share { frames: 1, page_bytes: 6 * PAGE_SIZE, payload_bytes: 20 });
         assert_eq!((shares.raw, shares.zstd), (Share::default(), Share::default()));
-        assert_eq!(shares.total().frames, 4);
-        assert!(shares.lz4.payload_bytes < 1000 && shares.same.payload_bytes == 16);
+        assert_eq!((shares.total().frames, shares.total().page_bytes), (5, 27 * PAGE_SIZE));
+        assert!(shares.lz4.payload_bytes < 2000 && shares.same.payload_bytes == 16);
     }
 }

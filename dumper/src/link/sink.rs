@@ -147,14 +147,14 @@ impl RemoteSink {
 
     /// Sends one frame on a free lane.
     fn send(&self, header: FrameHeader, content: Content) -> Result<(), LinkError> {
-        let made = self.payloads.make(content);
-        let sent = made.sent();
         let misfit = |why: Malformed| LinkError::Frame { round: header.round, source: why };
+        let made = self.payloads.make(content).map_err(misfit)?;
+        let sent = made.sent();
         let header = FrameHeader { kind: made.kind, ..header };
-        let header = header.with_payload(made.codec, &made.payload).map_err(misfit)?;
+        let header = header.with_parts(made.codec, &[&made.table, &made.payload]).map_err(misfit)?;
         let sending = Instant::now();
         self.free_lane()
-            .send(&header, made.payload)
+            .send_parts(&header, &made.table, made.payload)
             .map_err(|error| self.link.inner.lane_lost(header.round, error))?;
         self.payloads.note(&sent, sending.elapsed(), || self.progress());
         self.frames.fetch_add(1, Ordering::AcqRel);
@@ -222,13 +222,13 @@ impl Sink for RemoteSink {
         let Fill { round, pages_id, first_slot, content } = fill;
         let refused = |why: &str| Err(SinkError::Refused { round, why: why.to_owned() });
         let pages = content.pages();
-        if let Content::Data(bytes) = &content
+        if let Content::Data(bytes) | Content::Spread { bytes, .. } = &content
             && bytes.len() as u64 != pages * PAGE_SIZE
         {
             return refused("data that is no whole number of pages");
         }
         if !self.payloads.may_send(&content) {
-            return refused("the page server does not take pages by what the base round holds");
+            return refused("the page server does not take pages in this form");
         }
         let epoch = {
             let open = lock(&self.round);

@@ -127,6 +127,7 @@ mod tests {
             zero_pages: 0,
             same_pages: 0,
             delta_pages: 0,
+            copied_pages: 0,
         }
     }
 

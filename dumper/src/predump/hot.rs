@@ -267,7 +267,7 @@ mod tests {
 
     use super::*;
 
-    const BOTH: Takes = Takes { same: true, delta: true, zeros_as_data: 0 };
+    const BOTH: Takes = Takes { same: true, delta: true, spread: false, zeros_as_data: 0 };
     /// Some pages of two shards.
     const PAGES: u64 = 40;
 

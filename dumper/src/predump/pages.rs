@@ -1,6 +1,7 @@
 //! The page path: reads the pages of a round's lists out of the processes and hands them to the sink.
 //!
-//! Readers (`reader`) share the lists extent by extent.
+//! Readers (`reader`) share the lists extent by extent; those of processes that may have pages in common, row by row
+//! (`family`).
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,6 +15,7 @@ use godwit_wire::plan::{EXTENT_SLOTS, PageOwner, PageRun, PagesPlan, RoundPlan};
 use hdrhistogram::Histogram;
 use nix::unistd::Pid;
 
+use super::family::{self, Family, Place};
 use super::hot;
 use super::reader::Reader;
 use super::sent::Tally;
@@ -165,7 +167,7 @@ impl PageSource<'_> {
             // Read from the file itself.
             PageOwner::Shmem(_) => Pid::this(),
         };
-        Ok(Work { plan, pid, placed: plan.placed().collect(), extents, hot })
+        Ok(Work::new(plan, pid, extents, hot))
     }
 
     /// Reads and hands over extents of several lists; gives what became of each list, and the times of reads.
@@ -175,47 +177,29 @@ impl PageSource<'_> {
         round: u32,
         sink: &dyn Sink,
     ) -> Result<(Vec<Tally>, Histogram<u64>), PagesError> {
+        let readers = self.readers.max(1);
+        let kept_max = if sink.takes().spread { family::kept_max(self.pool, readers) } else { 0 };
+        let (families, alone) = family::split(works, kept_max, readers);
         // Extents of all lists in one row, so that a tree of small processes keeps all readers busy too.
-        let row = |(of, work): (usize, &Work<'_>)| (0..work.extents.len()).map(move |at| (of, at));
-        let row: Vec<(usize, usize)> = works.iter().enumerate().flat_map(row).collect();
-        let next = AtomicUsize::new(0);
-        let failed = AtomicBool::new(false);
+        let of_one = |of: usize| (0..works[of].extents.len()).map(move |at| Unit::Extent { of, at });
+        let units: Vec<Unit> =
+            families.into_iter().map(Unit::Family).chain(alone.into_iter().flat_map(of_one)).collect();
+        let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
         let tallies: Vec<Tally> = works.iter().map(|_| Tally::default()).collect();
         let total = Mutex::new((tallies, latency_histogram()));
         std::thread::scope(|scope| {
-            let readers: Vec<_> = (0..self.readers.clamp(1, row.len().max(1)))
+            let readers: Vec<_> = (0..readers.min(units.len().max(1)))
                 .map(|_| {
                     scope.spawn(|| {
                         let _stop = StopOthers(&failed);
-                        let mut latency_us = latency_histogram();
-                        let mut done: Vec<(usize, Tally)> = Vec::new();
-                        let mut reader = None;
-                        while !failed.load(Ordering::Relaxed) {
-                            let Some(&(of, at)) = row.get(next.fetch_add(1, Ordering::Relaxed)) else {
-                                break;
-                            };
-                            if done.last().is_none_or(|(last, _)| *last != of) {
-                                done.push((of, Tally::default()));
-                                reader = None;
-                            }
-                            let Some((_, tally)) = done.last_mut() else { break };
-                            let work = &works[of];
-                            let reader = reader.get_or_insert_with(|| Reader::new(*self, work, round, sink));
-                            let read = self
-                                .safe_point()
-                                .and_then(|()| reader.extent(work.extents[at], tally, &mut latency_us));
-                            match read {
-                                Ok(hashes) => tally.hashes.push((at, hashes)),
-                                Err(error) => {
-                                    failed.store(true, Ordering::Relaxed);
-                                    return Err(error);
-                                }
-                            }
-                        }
+                        let taken = || units.get(next.fetch_add(1, Ordering::Relaxed));
+                        let mut hand = Hand::new(*self, works, round, sink, kept_max);
+                        let done = hand.read(taken, &failed);
+                        done.inspect_err(|_| failed.store(true, Ordering::Relaxed))?;
                         let mut total = total.lock().unwrap_or_else(|poison| poison.into_inner());
-                        done.into_iter().for_each(|(of, tally)| total.0[of].add(tally));
-                        total.1 += latency_us;
-                        Ok(())
+                        hand.done.into_iter().for_each(|(of, tally)| total.0[of].add(tally));
+                        total.1 += hand.latency_us;
+                        Ok::<_, PagesError>(())
                     })
                 })
                 .collect();
@@ -228,14 +212,93 @@ impl PageSource<'_> {
     }
 }
 
+/// What a reader takes at a time.
+enum Unit {
+    /// One extent of a list.
+    Extent { of: usize, at: usize },
+    /// Extents of lists that may have pages in common.
+    Family(Vec<Place>),
+}
+
+/// One reader thread, and what became of what it read.
+struct Hand<'a> {
+    source: PageSource<'a>,
+    works: &'a [Work<'a>],
+    round: u32,
+    sink: &'a dyn Sink,
+    kept_max: usize,
+    done: BTreeMap<usize, Tally>,
+    latency_us: Histogram<u64>,
+}
+
+impl<'a> Hand<'a> {
+    fn new(
+        source: PageSource<'a>,
+        works: &'a [Work<'a>],
+        round: u32,
+        sink: &'a dyn Sink,
+        kept_max: usize,
+    ) -> Self {
+        let (done, latency_us) = (BTreeMap::new(), latency_histogram());
+        Hand { source, works, round, sink, kept_max, done, latency_us }
+    }
+
+    /// Reads units until there are no more, or another reader failed.
+    fn read<'u>(
+        &mut self,
+        mut taken: impl FnMut() -> Option<&'u Unit>,
+        failed: &AtomicBool,
+    ) -> Result<(), PagesError> {
+        let mut reader: Option<(usize, Reader<'a>)> = None;
+        while !failed.load(Ordering::Relaxed) {
+            match taken() {
+                None => break,
+                Some(Unit::Family(places)) => self.family(places, failed)?,
+                Some(&Unit::Extent { of, at }) => {
+                    self.source.safe_point()?;
+                    let work = &self.works[of];
+                    let fresh = || (of, Reader::new(self.source, work, self.round, self.sink));
+                    if reader.as_ref().is_none_or(|(last, _)| *last != of) {
+                        reader = Some(fresh());
+                    }
+                    let (_, reader) = reader.get_or_insert_with(fresh);
+                    let tally = self.done.entry(of).or_default();
+                    let hashes = reader.extent(work.extents[at], tally, &mut self.latency_us)?;
+                    tally.hashes.push((at, hashes));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn family(&mut self, places: &[Place], failed: &AtomicBool) -> Result<(), PagesError> {
+        let (source, works) = (self.source, self.works);
+        let mut family = Family::new(source, works, self.round, self.sink, self.kept_max);
+        for place in places {
+            if failed.load(Ordering::Relaxed) {
+                return Ok(());
+            }
+            source.safe_point()?;
+            family.extent(*place, &mut self.done, &mut self.latency_us)?;
+        }
+        family.end(&mut self.done)
+    }
+}
+
 /// A list, and which of its extents are to be sent.
 pub(super) struct Work<'p> {
     pub(super) plan: &'p PagesPlan,
     /// The process whose memory it is, of a task's list.
     pub(super) pid: Pid,
     pub(super) placed: Vec<(PageRun, Range<u64>)>,
-    extents: Vec<u64>,
+    pub(super) extents: Vec<u64>,
     pub(super) hot: Option<hot::View<'p>>,
+}
+
+impl<'p> Work<'p> {
+    pub(super) fn new(plan: &'p PagesPlan, pid: Pid, extents: Vec<u64>, hot: Option<hot::View<'p>>) -> Self {
+        Work { plan, pid, placed: plan.placed().collect(), extents, hot }
+    }
 }
 
 impl PageSource<'_> {

@@ -32,9 +32,11 @@ const EXTENT: usize = EXTENT_SLOTS as usize * PAGE;
 
 /// How a page is handed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     Zero,
     Data,
+    /// With the bytes of another process, which has the same there.
+    Copy,
     /// As the base round has it, by its hash.
     Same(PageHash),
     /// By what it differs in from the base round's, by that one's hash.
@@ -44,6 +46,32 @@ enum Kind {
 impl Kind {
     fn is_like(self, other: Kind) -> bool {
         std::mem::discriminant(&self) == std::mem::discriminant(&other)
+    }
+}
+
+/// An extent that was read, and how each of its pages is handed over.
+pub(super) struct Extent {
+    /// Its first slot.
+    pub(super) first: u64,
+    /// Where its pages lie in the process, in slot order.
+    pub(super) pieces: Vec<Remote>,
+    pub(super) bytes: Bytes,
+    pub(super) kinds: Vec<Kind>,
+}
+
+impl Extent {
+    /// The bytes of some of its pages.
+    pub(super) fn pages(&self, pages: Range<usize>) -> &[u8] {
+        &self.bytes[pages.start * PAGE..pages.end * PAGE]
+    }
+
+    /// Runs of pages of one kind.
+    pub(super) fn runs(&self) -> impl Iterator<Item = (Range<usize>, &[Kind])> {
+        let mut end = 0;
+        self.kinds.chunk_by(|one, next| one.is_like(*next)).map(move |run| {
+            end += run.len();
+            (end - run.len()..end, run)
+        })
     }
 }
 
@@ -57,7 +85,6 @@ pub(super) struct Reader<'a> {
     sink: &'a dyn Sink,
     takes: Takes,
     mem: Option<File>,
-    kinds: Vec<Kind>,
     /// What pages differ in from those of the base round, each at its place in the extent.
     difference: Vec<u8>,
 }
@@ -70,9 +97,8 @@ impl<'a> Reader<'a> {
         sink: &'a dyn Sink,
     ) -> Reader<'a> {
         let Work { plan, pid, placed, hot, .. } = work;
-        let (takes, kinds) = (Takes::default(), Vec::with_capacity(EXTENT_SLOTS as usize));
         let (pid, hot, mem, difference) = (*pid, *hot, None, Vec::new());
-        Reader { source, pid, plan, placed, hot, round, sink, takes, mem, kinds, difference }
+        Reader { source, pid, plan, placed, hot, round, sink, takes: Takes::default(), mem, difference }
     }
 
     /// Reads one extent, hands it over and returns its hashes.
@@ -82,6 +108,18 @@ impl<'a> Reader<'a> {
         tally: &mut Tally,
         latency: &mut Histogram<u64>,
     ) -> Result<ExtentHashes, PagesError> {
+        let (extent, hashes) = self.read_extent(extent, tally, latency)?;
+        self.hand_over(&extent, true, tally)?;
+        Ok(hashes)
+    }
+
+    /// Reads one extent; returns it with its hashes.
+    pub(super) fn read_extent(
+        &mut self,
+        extent: u64,
+        tally: &mut Tally,
+        latency: &mut Histogram<u64>,
+    ) -> Result<(Extent, ExtentHashes), PagesError> {
         // What is worth making changes with the link.
         self.takes = self.sink.takes();
         let first = extent * EXTENT_SLOTS;
@@ -97,9 +135,8 @@ impl<'a> Reader<'a> {
         }
         latency.saturating_record(latency_us(begun.elapsed()));
         let kind = |page| if is_zero(page) { Kind::Zero } else { Kind::Data };
-        self.kinds.clear();
-        self.kinds.extend(bytes.chunks_exact(PAGE).map(kind));
-        let hash = self.hash(bytes);
+        let mut kinds: Vec<Kind> = bytes.chunks_exact(PAGE).map(kind).collect();
+        let hash = hash(bytes, &kinds);
         // Only the next round asks for them, and the last set has none after it.
         let is_wanted = match self.plan.owner {
             PageOwner::Shmem(_) => self.source.live,
@@ -107,11 +144,10 @@ impl<'a> Reader<'a> {
         };
         let pages = if is_wanted { bytes.chunks_exact(PAGE).map(page_hash).collect() } else { Vec::new() };
         if let (PageOwner::Task(_), Some(hot)) = (self.plan.owner, self.hot) {
-            self.meet(hot, &pieces, bytes);
+            self.meet(hot, &pieces, bytes, &mut kinds);
         }
-        self.merge_zeros();
-        self.hand_over(first, room.freeze(len), tally)?;
-        Ok((hash, pages))
+        merge_zeros(&mut kinds, self.takes.zeros_as_data as usize);
+        Ok((Extent { first, pieces, bytes: room.freeze(len), kinds }, (hash, pages)))
     }
 
     /// A buffer, once one is free: they come back as the other side acknowledges what it has.
@@ -218,22 +254,13 @@ impl<'a> Reader<'a> {
         Ok(self.mem.insert(mem))
     }
 
-    /// The hash of the extent that was read.
-    fn hash(&self, bytes: &[u8]) -> ExtentHash {
-        static OF_ZEROS: OnceLock<ExtentHash> = OnceLock::new();
-        if bytes.len() == EXTENT && self.kinds.iter().all(|kind| *kind == Kind::Zero) {
-            return *OF_ZEROS.get_or_init(|| extent_hash(&vec![0; EXTENT]));
-        }
-        extent_hash(bytes)
-    }
-
     /// Finds what is known of the pages, and notes what they hold now.
-    fn meet(&mut self, hot: View<'_>, pieces: &[Remote], bytes: &[u8]) {
+    fn meet(&mut self, hot: View<'_>, pieces: &[Remote], bytes: &[u8], kinds: &mut [Kind]) {
         if self.takes.delta {
             self.difference.resize(EXTENT, 0);
         }
         let addresses = pieces.iter().flat_map(|piece| (piece.addr..).step_by(PAGE).take(piece.len / PAGE));
-        let pages = bytes.chunks_exact(PAGE).zip(&mut self.kinds).zip(addresses);
+        let pages = bytes.chunks_exact(PAGE).zip(kinds).zip(addresses);
         for (index, ((page, kind), vaddr)) in pages.enumerate() {
             if *kind == Kind::Zero {
                 hot.forget(vaddr);
@@ -248,39 +275,29 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Makes data of zero pages between data where that is what the sink would rather have.
-    fn merge_zeros(&mut self) {
-        let longest = self.takes.zeros_as_data as usize;
-        if longest == 0 {
-            return;
-        }
-        let mut data_end = None;
-        for at in 0..self.kinds.len() {
-            match (self.kinds[at], data_end) {
-                (Kind::Data, Some(end)) if at - end <= longest => {
-                    self.kinds[end..at].fill(Kind::Data);
-                    data_end = Some(at + 1);
-                }
-                (Kind::Data, _) => data_end = Some(at + 1),
-                (Kind::Zero, _) => {}
-                (Kind::Same(_) | Kind::Delta(_), _) => data_end = None,
-            }
-        }
-    }
-
-    fn hand_over(&self, first: u64, bytes: Bytes, tally: &mut Tally) -> Result<(), PagesError> {
-        let mut begin = 0;
-        for run in self.kinds.chunk_by(|one, next| one.is_like(*next)) {
-            let end = begin + run.len();
+    /// Hands an extent over, run by run; what is data only if `with_data`. Copies are handed over with the extent that has
+    /// their bytes.
+    pub(super) fn hand_over(
+        &self,
+        extent: &Extent,
+        with_data: bool,
+        tally: &mut Tally,
+    ) -> Result<(), PagesError> {
+        for (at, run) in extent.runs() {
             let pages = run.len() as u64;
             let content = match run[0] {
                 Kind::Zero => {
                     tally.zero_pages += pages;
                     Content::Zero { pages: run.len() as u32 }
                 }
+                Kind::Data if !with_data => continue,
                 Kind::Data => {
                     tally.data_pages += pages;
-                    Content::Data(bytes.slice(begin * PAGE..end * PAGE))
+                    Content::Data(extent.bytes.slice(at.start * PAGE..at.end * PAGE))
+                }
+                Kind::Copy => {
+                    tally.copied_pages += pages;
+                    continue;
                 }
                 Kind::Same(_) => {
                     tally.same_pages += pages;
@@ -288,22 +305,49 @@ impl<'a> Reader<'a> {
                 }
                 Kind::Delta(_) => {
                     tally.delta_pages += pages;
-                    let difference = Bytes::copy_from_slice(&self.difference[begin * PAGE..end * PAGE]);
+                    let difference = Bytes::copy_from_slice(&self.difference[at.start * PAGE..at.end * PAGE]);
                     Content::Delta { bases: hashes(run), difference }
                 }
             };
-            let first_slot = first + begin as u64;
+            let first_slot = extent.first + at.start as u64;
             self.sink.fill(Fill { round: self.round, pages_id: self.plan.pages_id, first_slot, content })?;
-            begin = end;
         }
         Ok(())
+    }
+}
+
+/// The hash of an extent that was read.
+fn hash(bytes: &[u8], kinds: &[Kind]) -> ExtentHash {
+    static OF_ZEROS: OnceLock<ExtentHash> = OnceLock::new();
+    if bytes.len() == EXTENT && kinds.iter().all(|kind| *kind == Kind::Zero) {
+        return *OF_ZEROS.get_or_init(|| extent_hash(&vec![0; EXTENT]));
+    }
+    extent_hash(bytes)
+}
+
+/// Makes data of up to `longest` zero pages between data, where that is what the sink would rather have.
+fn merge_zeros(kinds: &mut [Kind], longest: usize) {
+    if longest == 0 {
+        return;
+    }
+    let mut data_end = None;
+    for at in 0..kinds.len() {
+        match (kinds[at], data_end) {
+            (Kind::Data, Some(end)) if at - end <= longest => {
+                kinds[end..at].fill(Kind::Data);
+                data_end = Some(at + 1);
+            }
+            (Kind::Data, _) => data_end = Some(at + 1),
+            (Kind::Zero, _) => {}
+            (Kind::Same(_) | Kind::Delta(_) | Kind::Copy, _) => data_end = None,
+        }
     }
 }
 
 fn hashes(run: &[Kind]) -> Vec<PageHash> {
     let hash = |kind: &Kind| match kind {
         Kind::Same(hash) | Kind::Delta(hash) => Some(*hash),
-        Kind::Zero | Kind::Data => None,
+        Kind::Zero | Kind::Data | Kind::Copy => None,
     };
     run.iter().filter_map(hash).collect()
 }

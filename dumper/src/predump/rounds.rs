@@ -462,6 +462,7 @@ pub fn report<'a>(
         pages_zero: sent.zero,
         pages_same: sent.same,
         pages_delta: sent.delta,
+        pages_copied: sent.copied,
         pages_gone: sent.gone,
         duration_us: took.as_micros() as u64,
         fsync_us,

@@ -294,7 +294,9 @@ mod tests {
             let bytes = match fill.content {
                 Content::Data(bytes) => bytes.to_vec(),
                 Content::Zero { pages } => vec![0; pages as usize * PAGE],
-                Content::Same { .. } | Content::Delta { .. } => unreachable!("not sent of segments"),
+                Content::Same { .. } | Content::Delta { .. } | Content::Spread { .. } => {
+                    unreachable!("not sent of segments")
+                }
             };
             for (index, page) in bytes.chunks_exact(PAGE).enumerate() {
                 self.0.lock().unwrap().insert((fill.pages_id, fill.first_slot + index as u64), page.into());

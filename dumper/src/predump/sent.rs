@@ -39,6 +39,8 @@ pub struct SentPages {
     pub same_pages: u64,
     /// Pages handed over as what they differ in from the base round.
     pub delta_pages: u64,
+    /// Pages handed over by naming their slots beside another process's bytes.
+    pub copied_pages: u64,
 }
 
 /// What became of the pages of a round.
@@ -61,6 +63,8 @@ pub struct Counts {
     pub same: u64,
     /// As what they differ in from the base round.
     pub delta: u64,
+    /// As those of another process.
+    pub copied: u64,
     /// Listed and gone when they were read.
     pub gone: u64,
 }
@@ -73,13 +77,14 @@ impl Counts {
             zero: sum.zero + sent.zero_pages,
             same: sum.same + sent.same_pages,
             delta: sum.delta + sent.delta_pages,
+            copied: sum.copied + sent.copied_pages,
             gone: sum.gone + sent.gone.len() as u64,
         })
     }
 
     /// Pages handed over in any form.
     pub fn sent(&self) -> u64 {
-        self.data + self.zero + self.same + self.delta
+        self.data + self.zero + self.same + self.delta + self.copied
     }
 }
 
@@ -125,6 +130,7 @@ pub(super) struct Tally {
     pub(super) zero_pages: u64,
     pub(super) same_pages: u64,
     pub(super) delta_pages: u64,
+    pub(super) copied_pages: u64,
 }
 
 impl Tally {
@@ -135,6 +141,7 @@ impl Tally {
         self.zero_pages += other.zero_pages;
         self.same_pages += other.same_pages;
         self.delta_pages += other.delta_pages;
+        self.copied_pages += other.copied_pages;
     }
 
     pub(super) fn finish(mut self) -> SentPages {
@@ -148,6 +155,7 @@ impl Tally {
             zero_pages: self.zero_pages,
             same_pages: self.same_pages,
             delta_pages: self.delta_pages,
+            copied_pages: self.copied_pages,
         }
     }
 }

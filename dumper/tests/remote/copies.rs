@@ -53,6 +53,7 @@ impl Sink for Slots {
             Content::Data(bytes) => bytes.to_vec(),
             Content::Zero { pages } => vec![0; pages as usize * PAGE],
             Content::Same { .. } | Content::Delta { .. } => panic!("no page is known to be held"),
+            Content::Spread { .. } => panic!("there is no other process"),
         };
         let mut slots = self.0.lock().unwrap();
         for (slot, page) in (fill.first_slot..).zip(bytes.chunks_exact(PAGE)) {

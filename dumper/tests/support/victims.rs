@@ -141,6 +141,7 @@ pub const TREES: &[Listed] = &[
     victim("sharedmem").but(&[(In::SecondCopy, "its check writes to its files")]),
     victim("sharedmem").args(&["live"]).but(&[(In::SecondCopy, "it writes to its files all the time")]),
     victim("cow"),
+    victim("cow_writers"),
     victim("sigchld"),
     victim("robust"),
     victim("pool"),

@@ -18,7 +18,7 @@
 //!
 //! Reading order: [`sink`] (the seam), [`session`] and [`local`] (the two front doors), [`rules`], then what they
 //! stand on: `staging` (a round before its seal), `pages` (slots), `assembly` (how
-//! their bytes get there), `pool` and `workers`, [`parent`] (the chain below), `recover`,
+//! their bytes get there), `spread` (bytes for several places), `pool` and `workers`, [`parent`] (the chain below), `recover`,
 //! [`disk`]; [`inspect`] reads what any of them, or CRIU, wrote.
 
 mod assembly;
@@ -33,6 +33,7 @@ pub mod rules;
 pub mod session;
 pub mod sink;
 mod slots;
+mod spread;
 mod staging;
 mod workers;
 

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 
 use bytes::Bytes;
 use godwit_wire::error::Malformed;
+use godwit_wire::frame::CopyTo;
 use godwit_wire::image::manifest::Manifest;
 use godwit_wire::plan::{PAGE_SIZE, PageOwner, RoundPlan};
 
@@ -74,6 +75,8 @@ pub struct Takes {
     pub same: bool,
     /// [`Content::Delta`].
     pub delta: bool,
+    /// [`Content::Spread`].
+    pub spread: bool,
     /// Zero pages between others cost it less as bytes, in runs of up to so many.
     pub zeros_as_data: u32,
 }
@@ -113,16 +116,32 @@ pub enum Content {
         /// The pages, combined by exclusive or with those of the base round: as many.
         difference: Bytes,
     },
+    /// Pages of which some are held by other slots of the round too, which it fills as well.
+    Spread {
+        /// The bytes of the pages: a positive multiple of 4096, at most one extent.
+        bytes: Bytes,
+        /// The other slots, at least one and at most `COPIES_MAX` entries.
+        copies: Vec<CopyTo>,
+    },
 }
 
 impl Content {
-    /// Number of slots it fills. `Data` whose length is no multiple of a page counts its whole pages only.
+    /// Number of slots it fills from its first slot on. Bytes whose length is no multiple of a page count their whole
+    /// pages only.
     pub fn pages(&self) -> u64 {
         match self {
-            Content::Data(bytes) => bytes.len() as u64 / PAGE_SIZE,
+            Content::Data(bytes) | Content::Spread { bytes, .. } => bytes.len() as u64 / PAGE_SIZE,
             Content::Zero { pages } => u64::from(*pages),
             Content::Same { hashes } => hashes.len() as u64,
             Content::Delta { bases, .. } => bases.len() as u64,
+        }
+    }
+
+    /// Number of other slots that it fills besides.
+    pub fn copied(&self) -> u64 {
+        match self {
+            Content::Spread { copies, .. } => copies.iter().map(|copy| u64::from(copy.pages)).sum(),
+            _ => 0,
         }
     }
 }

@@ -232,6 +232,7 @@ impl Staged {
                 };
                 self.put(pages_id, first, pages, Arrival::Written(spare, &mut write))
             }
+            Content::Spread { bytes, copies } => self.put_spread(pages_id, first, bytes, copies),
         }
     }
 
@@ -356,6 +357,12 @@ impl Staged {
                 Err(self.io("filling", path, error))
             }
         }
+    }
+
+    /// Whether the round has these slots, in one extent.
+    pub(super) fn check_slots(&self, pages_id: u32, first: u64, pages: u64) -> Result<(), SinkError> {
+        let file = self.file(pages_id)?;
+        file.check_range(first, pages).map(drop).map_err(|e| self.fill_error(file, e))
     }
 
     fn file(&self, pages_id: u32) -> Result<&PagesFile, SinkError> {
@@ -634,7 +641,7 @@ impl Staged {
         SinkError::io(op, self.disk.shown(path), source)
     }
 
-    fn refused(&self, why: String) -> SinkError {
+    pub(super) fn refused(&self, why: String) -> SinkError {
         SinkError::Refused { round: self.plan.round, why }
     }
 

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use godwit_page_server::store::disk::{Disk, read_all};
 use godwit_page_server::store::sink::{Content, Fill, Sealed, Sink, SinkError};
+use godwit_wire::frame::CopyTo;
 use godwit_wire::image::extent::ExtentHasher;
 use godwit_wire::image::manifest::{FileDigest, Manifest, PagesDigest};
 use godwit_wire::image::{ImageKind, pagemap};
@@ -187,6 +188,57 @@ pub fn fill_all(sink: &dyn Sink, round: &Round, rng: &mut Rng) -> Result<(), Sin
     Ok(())
 }
 
+/// As [`fill_all`], each page that several slots hold once for all of them, as far as it comes to that.
+pub fn fill_spread(sink: &dyn Sink, round: &Round, rng: &mut Rng) -> Result<u64, SinkError> {
+    let mut left: BTreeMap<u32, Vec<bool>> =
+        round.slots.iter().map(|(id, numbers)| (*id, vec![true; numbers.len()])).collect();
+    let mut copied = 0;
+    for (&pages_id, numbers) in &round.slots {
+        let mut first = 0;
+        while let Some(begin) = (first..numbers.len()).find(|slot| left[&pages_id][*slot]) {
+            let border = (begin / EXTENT_SLOTS as usize + 1) * EXTENT_SLOTS as usize;
+            let longest = border.min(begin + 1 + rng.below(300) as usize).min(numbers.len());
+            let end = (begin..longest).find(|slot| !left[&pages_id][*slot]).unwrap_or(longest);
+            left.get_mut(&pages_id).unwrap()[begin..end].fill(false);
+            let copies = copies_of(&numbers[begin..end], round, &mut left);
+            copied += copies.iter().map(|copy| u64::from(copy.pages)).sum::<u64>();
+            let content = match data_of(&numbers[begin..end]) {
+                Content::Data(bytes) if !copies.is_empty() => Content::Spread { bytes, copies },
+                data => data,
+            };
+            let first_slot = begin as u64;
+            sink.fill(Fill { round: round.plan.round, pages_id, first_slot, content })?;
+            first = end;
+        }
+    }
+    Ok(copied)
+}
+
+/// The slots that are left and hold pages of these, run by run; they are left no more.
+fn copies_of(numbers: &[u64], round: &Round, left: &mut BTreeMap<u32, Vec<bool>>) -> Vec<CopyTo> {
+    let place: BTreeMap<u64, usize> = numbers.iter().enumerate().map(|(at, number)| (*number, at)).collect();
+    let mut copies: Vec<CopyTo> = Vec::new();
+    for (&pages_id, others) in &round.slots {
+        let left = left.get_mut(&pages_id).unwrap();
+        for (slot, number) in others.iter().enumerate() {
+            let Some(&at) = place.get(number).filter(|_| left[slot]) else { continue };
+            left[slot] = false;
+            let (at, first_slot) = (at as u32, slot as u64);
+            match copies.last_mut() {
+                Some(last)
+                    if (last.pages_id, last.at + last.pages, last.first_slot + u64::from(last.pages))
+                        == (pages_id, at, first_slot)
+                        && first_slot % EXTENT_SLOTS != 0 =>
+                {
+                    last.pages += 1;
+                }
+                _ => copies.push(CopyTo { at, pages: 1, pages_id, first_slot }),
+            }
+        }
+    }
+    copies
+}
+
 pub fn data_of(numbers: &[u64]) -> Content {
     Content::Data(numbers.iter().flat_map(|number| page(*number)).collect::<Vec<u8>>().into())
 }
@@ -273,6 +325,26 @@ pub fn some_memory(owners: u32, pages: u64, rng: &mut Rng) -> Memory {
             held.insert(vaddr, if rng.one_in(5) { 0 } else { rng.next() });
         }
         memory.insert(owner(index), held);
+    }
+    memory
+}
+
+/// Memory of a task and of so many that were forked from it, and changed, added and dropped pages since.
+pub fn forked_memory(children: u32, pages: u64, rng: &mut Rng) -> Memory {
+    let parent: BTreeMap<u64, u64> =
+        (0..pages).map(|at| (0x10_0000 + at * PAGE_SIZE, 1 + rng.next() / 2)).collect();
+    let mut memory = Memory::from([(PageOwner::Task(1), parent.clone())]);
+    for child in 0..children {
+        let mut held = parent.clone();
+        for vaddr in parent.keys() {
+            match rng.below(12) {
+                0 => drop(held.insert(*vaddr, 1 + rng.next() / 2)),
+                1 => drop(held.remove(vaddr)),
+                _ => {}
+            }
+        }
+        held.insert(0x1000, 1 + rng.next() / 2);
+        memory.insert(PageOwner::Task(child + 2), held);
     }
     memory
 }

@@ -1,7 +1,7 @@
 //! Join messages, frame headers and payloads: bounded, and what is read is what would be written.
 #![no_main]
 
-use godwit_wire::frame::{FRAME_MAGIC, FrameHeader, HEADER_LEN, JOIN_MAGIC, Join, LANE_VERSION, Payload};
+use godwit_wire::frame::{COPIES_MAX, FRAME_MAGIC, FrameHeader, HEADER_LEN, JOIN_MAGIC, Join, LANE_VERSION, Payload};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -22,7 +22,7 @@ fuzz_target!(|bytes: &[u8]| {
     frame[30..32].fill(0);
     frame[40..48].fill(0);
     let payload = frame.split_off(HEADER_LEN);
-    frame[28] %= 5;
+    frame[28] %= 6;
     frame[29] %= 4;
     frame[32..36].copy_from_slice(&(payload.len() as u32).to_le_bytes());
     let Ok(header) = FrameHeader::decode(&frame) else { return };
@@ -32,6 +32,12 @@ fuzz_target!(|bytes: &[u8]| {
     match header.unpack(payload.into()) {
         Ok(Payload::Data(bytes)) => assert_eq!(bytes.len(), whole),
         Ok(Payload::Delta { bases, difference }) => assert_eq!((bases.len(), difference.len()), (pages, whole)),
+        Ok(Payload::Spread { pages: bytes, copies }) => {
+            assert_eq!(bytes.len(), whole);
+            assert!((1..=COPIES_MAX).contains(&copies.len()));
+            assert!(copies.iter().all(|copy| copy.pages > 0 && (copy.at + copy.pages) as usize <= pages));
+            assert!(copies.iter().all(|copy| copy.first_slot % 256 + u64::from(copy.pages) <= 256));
+        }
         Ok(Payload::Same(hashes)) => assert_eq!(hashes.len(), pages),
         Ok(Payload::Zero) | Err(_) => {}
     }

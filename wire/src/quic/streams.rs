@@ -200,7 +200,20 @@ impl LaneSender {
     /// [`QuicError`] when the link is lost, or the server refused the lane; [`QuicError::Silent`] when it lives and takes
     /// nothing for [`super::Tuning::stall_limit`]: a process may be standing still for it. The lane is of no use afterwards.
     pub fn send(&mut self, header: &FrameHeader, payload: Bytes) -> Result<(), QuicError> {
-        let mut parts = [Bytes::copy_from_slice(&header.encode()), payload];
+        self.send_parts(header, &[], payload)
+    }
+
+    /// As [`LaneSender::send`], for a payload that begins with a table.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn send_parts(
+        &mut self,
+        header: &FrameHeader,
+        table: &[u8],
+        payload: Bytes,
+    ) -> Result<(), QuicError> {
+        let mut parts = [Bytes::from([&header.encode()[..], table].concat()), payload];
         let write = self.stream.write_all_chunks(&mut parts);
         unless_stalled(&self.connection, write, "room for a frame")
     }
