@@ -57,7 +57,7 @@ use crate::step::{Step, Steps};
 use crate::sys::ptrace::SignalQueue;
 use crate::task::aio::{self, Rings};
 use crate::task::asked::{self, TaskSays};
-use crate::task::files::{self, Descriptor, FileTable};
+use crate::task::files::{self, Around, Descriptor, FileTable};
 use crate::task::interrupted::Interrupted;
 use crate::task::shmem::{self, Holder, Segment};
 use crate::task::threads::{self, Thread, Told};
@@ -306,9 +306,9 @@ fn collect(
     steps.run(Step::CheckpointDevices, || {
         pids.iter().try_for_each(|pid| plugins::checkpoint_devices(*pid))?;
         let inside = pids.iter().copied().collect();
-        let held_elsewhere = files::held_elsewhere(&inside, descriptors.iter().flatten());
+        let around = Around::look(root.pid, inside, descriptors.iter().flatten());
         for (pid, all) in by_task() {
-            survey::descriptors_of(pid, all, root.ghost_limit, &held_elsewhere, &mut late);
+            survey::descriptors_of(pid, all, root.ghost_limit, &around, &mut late);
         }
         Ok(())
     })?;

@@ -17,7 +17,7 @@ use crate::prepare::{breakpoints, losses};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
-use crate::task::files::{self, Descriptor, HeldElsewhere, ghost, memfd};
+use crate::task::files::{self, Around, Descriptor, ghost, memfd};
 use crate::task::shmem::Holder;
 use crate::task::vmas::Guards;
 use crate::task::{settings, shmem, special, vmas};
@@ -431,22 +431,22 @@ pub fn lsm(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
 pub fn descriptors(root: &Root, seen: &mut Seen, findings: &mut Findings) -> Result<(), DumpError> {
     let pids = seen.tasks.iter().map(|seen| seen.task.pid).collect();
     let all = seen.tasks.iter().flat_map(|seen| &seen.descriptors);
-    let held_elsewhere = files::held_elsewhere(&pids, all);
+    let around = Around::look(root.pid, pids, all);
     seen.each(findings, |seen, findings| {
-        descriptors_of(seen.task.pid, &seen.descriptors, root.ghost_limit, &held_elsewhere, findings);
+        descriptors_of(seen.task.pid, &seen.descriptors, root.ghost_limit, &around, findings);
         Ok(())
     })
 }
 
-/// The same of one process. `held_elsewhere` are the pipes that lead out of the tree.
+/// The same of one process; `around` is its tree.
 pub fn descriptors_of(
     pid: Pid,
     all: &[Descriptor],
     ghost_limit: u64,
-    held_elsewhere: &HeldElsewhere,
+    around: &Around,
     findings: &mut Findings,
 ) {
-    files::check_all(pid, all, ghost_limit, held_elsewhere, findings);
+    files::check_all(pid, all, ghost_limit, around, findings);
     file_locks::check(pid, all, findings);
 }
 

@@ -142,6 +142,8 @@ pub const TREES: &[Listed] = &[
     victim("sharedmem").args(&["live"]).but(&[(In::SecondCopy, "it writes to its files all the time")]),
     victim("cow"),
     victim("sigchld"),
+    victim("owners"),
+    victim("heirs"),
     victim("robust"),
     victim("pool"),
     victim("churn_tree"),
