@@ -27,6 +27,7 @@ use crate::collect::tree::{self, Place, Task, Zombie};
 use crate::collect::{ids, namespaces, sessions, sharing};
 use crate::error::DumpError;
 use crate::finish::{self, clocks};
+use crate::freeze::cgroup::OwnCgroup;
 use crate::freeze::seize::Frozen;
 use crate::freeze::tree::{self as freeze_tree, FrozenTask, FrozenTree};
 use crate::handover::{self, HandedOver, Member};
@@ -122,6 +123,8 @@ struct Host {
     target: Target,
     origin: Origin,
     cgroup: String,
+    /// The cgroup that is frozen while the processes are stopped.
+    own_cgroup: Option<OwnCgroup>,
     /// All processes of the machine that are not of the tree, as they were before the freeze.
     others: BTreeSet<Pid>,
     /// Those of the tree that were looked at then, each with its start time (clock ticks after boot).
@@ -156,6 +159,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::CgroupProps, || survey::one_cgroup(&root, &mut findings))?;
     let cgroup = steps.run(Step::CgroupInfo, || root.cgroup())?;
     survey::memory_of(&mut seen, &mut findings)?;
+    survey::frozen_cgroup(&root, &cgroup, &mut findings);
     let mut losses = survey::verdict(findings, options.strict)?;
     let inventory = steps.run(Step::PrepareInventory, Inventory::prepare)?;
     steps.run(Step::CpuInfo, || layout.warn_of_unknown())?;
@@ -170,6 +174,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
     let pool = Pool::default();
+    let own_cgroup = OwnCgroup::choose(options.freeze_cgroup.as_deref(), root.pid, &cgroup)?;
     Ok(Host {
         claims,
         plugins,
@@ -183,6 +188,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
         origin,
         cgroup,
         seen: seen.tasks.iter().map(|seen| (seen.task.pid, seen.task.start_time)).collect(),
+        own_cgroup,
         others: seen.others,
         criu,
         losses,
@@ -259,8 +265,14 @@ fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, 
         }
     }
     let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
-    let frozen =
-        steps.run(Step::CollectPstree, || Ok(freeze_tree::seize(host.root.pid, options.freeze_timeout)?))?;
+    let frozen = steps.run(Step::CollectPstree, || {
+        let (root, limit) = (host.root.pid, options.freeze_timeout);
+        let still = host.own_cgroup.as_ref().map(|own| own.freeze(limit)).transpose()?.flatten();
+        Ok(still.map_or_else(
+            || freeze_tree::seize(root, limit),
+            |still| freeze_tree::seize_still(root, limit, still),
+        )?)
+    })?;
     let freezing = alarm.elapsed();
     host.root.check_alive()?;
     let died = |pid| DumpError::Died { pid };

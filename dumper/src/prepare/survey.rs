@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use crate::collect::tree::{Task, Tree, Zombie, descends, places};
 use crate::collect::{file_locks, lsm, namespaces, seccomp, sessions, sharing};
 use crate::error::DumpError;
+use crate::freeze::cgroup as freeze_cgroup;
 use crate::interrupt;
 use crate::prepare::root::Root;
 use crate::prepare::{breakpoints, losses};
@@ -67,6 +68,7 @@ pub fn survey(root: &Root) -> Result<Findings, DumpError> {
     descriptors(root, &mut seen, &mut findings)?;
     mappings_of(root, &mut seen, &mut findings)?;
     one_cgroup(root, &mut findings)?;
+    frozen_cgroup(root, &root.cgroup()?, &mut findings);
     memory_of(&mut seen, &mut findings)?;
     for seen in &seen.tasks {
         seen.guards.losses(seen.task.pid, None, &mut findings);
@@ -471,6 +473,18 @@ pub fn mappings(pid: Pid, ghost_limit: u64, vmas: &[Vma], findings: &mut Finding
 pub fn one_cgroup(root: &Root, findings: &mut Findings) -> Result<(), DumpError> {
     let tree = Tree::walk(root.pid)?;
     one_cgroup_of(root.pid, tree.tasks.iter().map(|task| task.pid), findings)
+}
+
+/// A tree that somebody keeps frozen: calls that it is borrowed for would not end.
+pub fn frozen_cgroup(root: &Root, cgroup: &str, findings: &mut Findings) {
+    if freeze_cgroup::is_frozen(cgroup) {
+        findings.refuse(
+            Subject::Process(root.pid),
+            format!("its cgroup {cgroup} is frozen, and nothing can be asked of it"),
+            "thaw it (echo 0 > cgroup.freeze there, or in the one above that is frozen); what a killed godwit left frozen is \
+             thawed by the next dump, or by `godwit doctor --sweep`",
+        );
+    }
 }
 
 /// Whether a thread has ended or is about to.
