@@ -141,6 +141,7 @@ struct Host {
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::RaiseLimits, limits::raise)?;
     let root = steps.run(Step::RootItem, || Root::open(options.pid, options.ghost_limit))?;
+    limits::suffice(root.pid)?;
     let claims = Claims::default();
     let tree = claims.tree(root.pid)?;
     leftovers::thaw_tree(&root.boot_id, &tree, &options.state_dir)?;
@@ -158,8 +159,8 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::VdsoInit, || survey::mappings_of(&root, &mut seen, &mut findings))?;
     steps.run(Step::CgroupProps, || survey::one_cgroup(&root, &mut findings))?;
     let cgroup = steps.run(Step::CgroupInfo, || root.cgroup())?;
-    survey::memory_of(&mut seen, &mut findings)?;
     survey::frozen_cgroup(&root, &cgroup, &mut findings);
+    survey::memory_of(&mut seen, &mut findings)?;
     let mut losses = survey::verdict(findings, options.strict)?;
     let inventory = steps.run(Step::PrepareInventory, Inventory::prepare)?;
     steps.run(Step::CpuInfo, || layout.warn_of_unknown())?;
@@ -173,8 +174,8 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
         return Err(handover::refuse_kill_first(root.pid));
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
-    let pool = Pool::default();
     let own_cgroup = OwnCgroup::choose(options.freeze_cgroup.as_deref(), root.pid, &cgroup)?;
+    let pool = Pool::default();
     Ok(Host {
         claims,
         plugins,
@@ -187,8 +188,8 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
         target,
         origin,
         cgroup,
-        seen: seen.tasks.iter().map(|seen| (seen.task.pid, seen.task.start_time)).collect(),
         own_cgroup,
+        seen: seen.tasks.iter().map(|seen| (seen.task.pid, seen.task.start_time)).collect(),
         others: seen.others,
         criu,
         losses,
