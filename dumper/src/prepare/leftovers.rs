@@ -24,6 +24,7 @@ use crate::doctor;
 use crate::error::DumpError;
 use crate::freeze::{cgroup, seize};
 use crate::handover::chain;
+use crate::prepare::image_dir;
 use crate::prepare::root::Root;
 use crate::procfs::{fdinfo, maps, stat, tree};
 use crate::remote;
@@ -246,12 +247,13 @@ pub fn sweep(pid: Pid) -> Result<Option<String>, DumpError> {
     Ok(Some(told))
 }
 
-/// Sweeps every process that nobody dumps; a line for each that held something or cannot be swept.
+/// Sweeps every process that nobody dumps, frozen cgroups and temporary files; a line for each that held something or cannot
+/// be swept.
 pub fn sweep_all() -> Vec<String> {
     let thawed =
         tree::processes().map_err(DumpError::from).and_then(|all| Ok(cgroup::thaw_left(all.into_iter())?));
     let thawed = thawed.unwrap_or_else(|error| vec![chain(&error)]);
-    thawed.into_iter().chain(sweep_processes()).collect()
+    thawed.into_iter().chain(sweep_processes()).chain(image_dir::sweep()).collect()
 }
 
 fn sweep_processes() -> Vec<String> {

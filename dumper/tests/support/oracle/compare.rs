@@ -25,8 +25,8 @@ pub enum Rule {
     Ours(u64),
     /// Both write it, godwit with these bits set beside CRIU's.
     OursWith(u64),
-    /// Both write it, CRIU with some of these bits set beside godwit's.
-    TheirsWith(u64),
+    /// Both write it, and these bits need not agree.
+    ButFor(u64),
     /// godwit's number is smaller by so much.
     Behind(u64),
     /// CRIU writes this value.
@@ -59,7 +59,7 @@ pub struct Explained {
 impl Rule {
     /// Whether a run over everything may not need it, by chance.
     pub fn is_of_chance(self) -> bool {
-        matches!(self, Rule::Within(_) | Rule::Moves | Rule::TheirsWith(_) | Rule::OnlyTheirsHere(_))
+        matches!(self, Rule::Within(_) | Rule::Moves | Rule::ButFor(_) | Rule::OnlyTheirsHere(_))
     }
 }
 
@@ -420,8 +420,8 @@ fn holds(rule: Rule, ours: Option<&Value>, theirs: Option<&Value>, renumbering: 
         (Rule::OursWith(bits), Some(a), Some(b)) => {
             a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a == b | bits && b & bits == 0)
         }
-        (Rule::TheirsWith(bits), Some(a), Some(b)) => {
-            a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a & b == a && (a ^ b) & !bits == 0)
+        (Rule::ButFor(bits), Some(a), Some(b)) => {
+            a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| (a ^ b) & !bits == 0)
         }
         (Rule::OnlyOursAny, Some(_), None) | (Rule::OnlyTheirs, None, Some(_)) => true,
         (Rule::OnlyTheirsIs(value) | Rule::OnlyTheirsHere(value), None, Some(b)) => b.as_u64() == Some(value),

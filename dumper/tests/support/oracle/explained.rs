@@ -36,7 +36,7 @@ pub const EXPLAINED: &[Explained] = &[
     Explained { image: "files", field: "/entries/#/memfd/flags_unused", rule: Rule::Ours(0), why: "as above" },
     Explained { image: "files", field: "/entries/#/reg/pos_unused", rule: Rule::Ours(0), why: "as above: a mapping's offset is vmas.pgoff" },
     Explained { image: "files", field: "/entries/#/memfd/pos_unused", rule: Rule::Ours(0), why: "as above" },
-    Explained { image: "core", field: "/entries/#/thread_info/fpregs/xsave/xstate_bv", rule: Rule::TheirsWith(2), why: "registers with their initial values count as in use once godwit's remote calls have returned by a signal frame" },
+    Explained { image: "core", field: "/entries/#/thread_info/fpregs/xsave/xstate_bv", rule: Rule::ButFor(2), why: "registers with their initial values count as in use once a signal frame has loaded them, such as that of godwit's remote calls, and no longer when the processor has looked again; what they hold is compared (xmm_space)" },
     Explained { image: "core", field: "/entries/#/thread_info/fpregs/xsave/cet/cet", rule: Rule::OnlyTheirsHere(0), why: "no shadow stack: CRIU writes that on a processor that has them, and restore then does as without the entry" },
     Explained { image: "core", field: "/entries/#/thread_info/fpregs/xsave/cet/ssp", rule: Rule::OnlyTheirsHere(0), why: "as above" },
     Explained { image: "fdinfo", field: "/entries/#/id", rule: Rule::Renumbered("file"), why: "file ids are counted by each dumper" },
