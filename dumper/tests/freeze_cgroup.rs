@@ -12,7 +12,7 @@ use std::time::Duration;
 use godwit_dumper::freeze::cgroup::OwnCgroup;
 use godwit_dumper::freeze::tree::{self, FrozenTree};
 use nix::unistd::Pid;
-use support::cgroup::Cgroup;
+use support::cgroup::{Cgroup, KeptStill};
 use support::lab::{CriuVersion, Restored};
 use support::product::{GODWIT_LIMIT, Server, godwit, godwit_command};
 use support::tree::Tree;
@@ -212,6 +212,31 @@ fn a_tree_that_somebody_keeps_frozen_is_refused_and_stays_so() {
         assert!(frozen.is_frozen(), "what somebody else froze was thawed");
         frozen.write("cgroup.freeze", "0");
     }
+    victim.expect_untouched();
+    assert_eq!(victim.check(), Verdict::Ok);
+}
+
+#[test]
+fn a_cgroup_that_does_not_come_to_rest_is_thawed_and_who_runs_is_named() {
+    require!("root", "cc", "cgroup2");
+    let scene = Scene::new("slow");
+    let cgroup = Cgroup::new();
+    let mut victim = cgroup.start(&scene, "threads", &[]);
+    let Some(kept) = KeptStill::new(victim.pid) else {
+        println!("left out: there is no freezer of version 1 to keep a process from coming to rest");
+        return;
+    };
+    let own =
+        OwnCgroup::choose(None, Pid::from_raw(victim.pid), &Cgroup::name_of(victim.pid)).unwrap().unwrap();
+    // Nobody asked for it: then it is left, and the tree is stopped as any other.
+    assert!(own.freeze(Duration::from_millis(100)).unwrap().is_none());
+    assert!(!cgroup.is_frozen());
+    let named = ["--timeout", "1s", "--freeze-cgroup", cgroup.path().to_str().unwrap()];
+    let failed = dump(&scene, victim.pid, &named).expect_refusal();
+    let says = format!("thread {} is in state D", victim.pid);
+    assert!(failed.stderr.contains("did not freeze within 1s") && failed.stderr.contains(&says), "{failed}");
+    assert!(!cgroup.is_frozen());
+    drop(kept);
     victim.expect_untouched();
     assert_eq!(victim.check(), Verdict::Ok);
 }

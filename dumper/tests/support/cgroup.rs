@@ -30,6 +30,38 @@ pub fn why_none() -> Option<String> {
     hierarchy().err()
 }
 
+/// A process kept still by the freezer of version 1, which holds it where no stop and no other freezer reaches it.
+pub struct KeptStill(PathBuf);
+
+impl KeptStill {
+    /// `None` where there is no such freezer.
+    pub fn new(pid: i32) -> Option<Self> {
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let is_freezer = |line: &&str| line.contains(" - cgroup ") && line.ends_with("freezer");
+        let root = mounts.lines().find(is_freezer)?.split(' ').nth(4).unwrap().to_owned();
+        let path = Path::new(&root).join(format!("test-{}-{pid}", std::process::id()));
+        std::fs::create_dir(&path).ok()?;
+        let kept = Self(path);
+        std::fs::write(kept.0.join("cgroup.procs"), pid.to_string()).unwrap();
+        std::fs::write(kept.0.join("freezer.state"), "FROZEN").unwrap();
+        super::child::eventually("it is kept still", Duration::from_secs(5), || {
+            std::fs::read_to_string(kept.0.join("freezer.state")).unwrap().trim() == "FROZEN"
+        });
+        Some(kept)
+    }
+}
+
+impl Drop for KeptStill {
+    fn drop(&mut self) {
+        let _ = std::fs::write(self.0.join("freezer.state"), "THAWED");
+        let root = self.0.parent().unwrap().join("cgroup.procs");
+        for pid in std::fs::read_to_string(self.0.join("cgroup.procs")).unwrap_or_default().lines() {
+            let _ = std::fs::write(&root, pid);
+        }
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
 /// Everything in it is killed, and it is removed, when it is dropped.
 pub struct Cgroup(PathBuf);
 
