@@ -85,6 +85,10 @@ pub struct Source {
     /// that names the phase; it undoes all, and the process runs on.
     #[arg(long, value_parser = parse_duration, default_value = "10s")]
     pub timeout: Duration,
+    /// Cgroup v2 to freeze (cgroup.freeze) while the processes are stopped one by one, e.g. /sys/fs/cgroup/NAME, so that none
+    /// forks meanwhile; it is thawed as soon as all are. One that the tree has to itself is found and taken without this.
+    #[arg(long, value_name = "DIR")]
+    pub freeze_cgroup: Option<PathBuf>,
     /// Time that a page server which lives may take nothing of what is sent, in rounds and under freeze, or leave a small
     /// request unanswered.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "30s")]
@@ -403,6 +407,7 @@ impl Source {
             shell_job: self.shell_job,
             no_kill_first: false,
             freeze_timeout: self.timeout,
+            freeze_cgroup: self.freeze_cgroup.clone(),
             timeouts,
             action_scripts: self.action_scripts.clone(),
             libdir: self.libdir.clone(),

@@ -12,6 +12,7 @@ use crate::cli::{Command, Doctor, Inspect, Keys};
 use crate::error::DumpError;
 use crate::logging::tell;
 use crate::options::Options;
+use crate::prepare::limits;
 use crate::report::Report;
 use crate::{demo, doctor, flow, interrupt, link, session};
 
@@ -62,7 +63,8 @@ impl Failure {
 
 impl From<DumpError> for Failure {
     fn from(error: DumpError) -> Failure {
-        Failure { text: chain(&error), status: error.exit_status() }
+        let way_out = limits::explain(&error).map(|way_out| format!(": {way_out}")).unwrap_or_default();
+        Failure { text: chain(&error) + &way_out, status: error.exit_status() }
     }
 }
 

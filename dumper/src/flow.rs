@@ -25,6 +25,7 @@ use crate::collect::tree::{self, Place, Task, Zombie};
 use crate::collect::{lsm, namespaces, sessions, sharing};
 use crate::error::DumpError;
 use crate::finish::{self, clocks};
+use crate::freeze::cgroup::OwnCgroup;
 use crate::freeze::tree::{self as freeze_tree, Asked, FrozenTree};
 use crate::handover::{self, HandedOver, Member};
 use crate::interrupt;
@@ -48,13 +49,13 @@ use crate::prepare::root::Root;
 use crate::prepare::scripts::{Hook, NetworkLock, Scripts};
 use crate::prepare::{kerndat, leftovers, limits, survey};
 use crate::procfs::maps::{self, Vma};
-use crate::procfs::{self};
+use crate::procfs::{self, ProcfsError};
 use crate::refusal::{Findings, Loss};
 use crate::report::{DumpStats, Outcome, Report, RoundReport, SharedPages};
 use crate::step::{Step, Steps};
 use crate::task::aio::Rings;
-use crate::task::files::{self, Descriptor};
-use crate::task::images::{self, Around, Given, Images};
+use crate::task::files::{self, Around, Descriptor};
+use crate::task::images::{self, Given, Images};
 use crate::task::says::{self, Says};
 use crate::task::shmem::{self, Holder, Segment};
 use crate::task::{settings, vmas};
@@ -117,6 +118,8 @@ struct Host {
     target: Target,
     origin: Origin,
     cgroup: String,
+    /// The cgroup that is frozen while the processes are stopped.
+    own_cgroup: Option<OwnCgroup>,
     /// All processes of the machine that are not of the tree, as they were before the freeze.
     others: BTreeSet<Pid>,
     /// Those of the tree that were looked at then, each with its start time (clock ticks after boot).
@@ -133,6 +136,7 @@ struct Host {
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::RaiseLimits, limits::raise)?;
     let root = steps.run(Step::RootItem, || Root::open(options.pid, options.ghost_limit))?;
+    limits::suffice(root.pid)?;
     let claims = Claims::default();
     let tree = claims.tree(root.pid)?;
     leftovers::thaw_tree(&root.boot_id, &tree, &options.state_dir)?;
@@ -150,6 +154,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     steps.run(Step::VdsoInit, || survey::mappings_of(&root, &mut seen, &mut findings))?;
     steps.run(Step::CgroupProps, || survey::one_cgroup(&root, &mut findings))?;
     let cgroup = steps.run(Step::CgroupInfo, || root.cgroup())?;
+    survey::frozen_cgroup(&root, &cgroup, &mut findings);
     survey::memory_of(&mut seen, &mut findings)?;
     let mut losses = survey::verdict(findings, options.strict)?;
     let inventory = steps.run(Step::PrepareInventory, Inventory::prepare)?;
@@ -164,6 +169,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
         return Err(handover::refuse_kill_first(root.pid));
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
+    let own_cgroup = OwnCgroup::choose(options.freeze_cgroup.as_deref(), root.pid, &cgroup)?;
     let pool = Pool::default();
     Ok(Host {
         claims,
@@ -177,6 +183,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
         target,
         origin,
         cgroup,
+        own_cgroup,
         seen: seen.tasks.iter().map(|seen| (seen.task.pid, seen.task.start_time)).collect(),
         others: seen.others,
         criu,
@@ -254,8 +261,14 @@ fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, 
         }
     }
     let alarm = steps.run(Step::Alarm, || Ok(Alarm::start(options.freeze_timeout)))?;
-    let frozen =
-        steps.run(Step::CollectPstree, || Ok(freeze_tree::seize(host.root.pid, options.freeze_timeout)?))?;
+    let frozen = steps.run(Step::CollectPstree, || {
+        let (root, limit) = (host.root.pid, options.freeze_timeout);
+        let still = host.own_cgroup.as_ref().map(|own| own.freeze(limit)).transpose()?.flatten();
+        Ok(still.map_or_else(
+            || freeze_tree::seize(root, limit),
+            |still| freeze_tree::seize_still(root, limit, still),
+        )?)
+    })?;
     let freezing = alarm.elapsed();
     host.root.check_alive()?;
     let died = |pid| DumpError::Died { pid };
@@ -299,9 +312,9 @@ fn collect(
     steps.run(Step::CheckpointDevices, || {
         pids.iter().try_for_each(|pid| plugins::checkpoint_devices(*pid))?;
         let inside = pids.iter().copied().collect();
-        let held_elsewhere = files::held_elsewhere(&inside, descriptors.iter().flatten());
+        let around = Around::look(root.pid, inside, descriptors.iter().flatten());
         parallel::look(by_task(), &mut late, |(pid, all), late| {
-            survey::descriptors_of(pid, all, root.ghost_limit, &held_elsewhere, late);
+            survey::descriptors_of(pid, all, root.ghost_limit, &around, late);
             Ok(())
         })
     })?;
@@ -397,6 +410,7 @@ fn dump_tasks<'a>(
     }
     stopped.alarm.check(Step::DumpTask)?;
     let begun = Instant::now();
+    let flags = FlagsReader::start(pids.clone());
     let listed = rounds::list_last(tasks, rounds, options.alive_set, stopped.alarm.ends())?;
     tracing::debug!(took = ?begun.elapsed(), "pages of the last set are listed");
     let checked = vmas::Checked::default();
@@ -430,7 +444,7 @@ fn dump_tasks<'a>(
             tracing::debug!(took = ?begun.elapsed(), "pages are sent");
             Ok::<_, DumpError>((images, sent))
         });
-        let state = state(options, host, stopped, &says, &listed, &collected);
+        let state = state(options, host, stopped, &says, &listed, flags, &collected);
         tracing::debug!(took = ?begun.elapsed(), "images of tasks are made");
         stop.store(state.is_err(), Ordering::Relaxed);
         (pages.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)), state)
@@ -453,6 +467,22 @@ fn holders<'a>(pids: &[Pid], listed: &'a [Listed], descriptors: &'a [Vec<Descrip
 
 fn owners(tasks: &[Task]) -> BTreeMap<u32, Pid> {
     tasks.iter().map(|task| (task.inside, task.pid)).collect()
+}
+
+/// Reads the mappings of all processes with their VmFlags while the pages are listed and sent: that walks all page tables.
+struct FlagsReader(std::thread::JoinHandle<Result<Vec<Vec<Vma>>, ProcfsError>>);
+
+impl FlagsReader {
+    fn start(pids: Vec<Pid>) -> FlagsReader {
+        FlagsReader(std::thread::spawn(move || {
+            let _ = fault::point("mid.task.flags-reader"); // a panic or a kill; there is nothing else to fail
+            parallel::each(pids, maps::read_with_flags)
+        }))
+    }
+
+    fn join(self) -> Result<Vec<Vec<Vma>>, DumpError> {
+        Ok(self.0.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?)
+    }
 }
 
 /// The stopped processes' memory: a page that is listed must be there.
@@ -503,33 +533,32 @@ fn state(
     stopped: &Stopped,
     says: &[Says],
     listed: &[Listed],
+    flags: FlagsReader,
     collected: &Collected,
 ) -> Result<State, DumpError> {
-    fault::point("mid.task.flags-reader")?;
-    // That walks all page tables, while the pages are sent.
-    let flagged = parallel::each(stopped.tasks.iter().zip(listed), |(task, listed)| {
-        let flagged = maps::read_with_flags(task.pid)?;
-        whole::check(task.pid, &listed.plan.runs, &flagged)?;
-        Ok::<_, DumpError>(flagged)
-    })?;
     let given = |index: usize| Given {
         task: &stopped.tasks[index],
         frozen: &stopped.frozen.tasks()[index],
         says: &says[index],
-        flagged: &flagged[index],
         descriptors: &collected.descriptors[index],
         table: collected.tables[index],
     };
     let tree: Vec<Given<'_>> = (0..stopped.tasks.len()).map(given).collect();
-    let around = Around {
+    let around = images::Around {
         layout: &host.layout,
         criu: host.criu,
         known: &host.losses,
         strict: options.strict,
         seccomp: &collected.seccomp,
     };
-    tracing::debug!("mappings are read with their flags");
-    let made = images::dump(around, &tree)?;
+    let (made, flagged) = images::dump(around, &tree, || {
+        let flagged = flags.join()?;
+        for ((task, listed), flagged) in stopped.tasks.iter().zip(listed).zip(&flagged) {
+            whole::check(task.pid, &listed.plan.runs, flagged)?;
+        }
+        tracing::debug!("mappings are read with their flags");
+        Ok(flagged)
+    })?;
     Ok(State { flagged, made })
 }
 

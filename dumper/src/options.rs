@@ -151,6 +151,8 @@ pub struct Options {
     pub no_kill_first: bool,
     /// Time the collection under freeze may take before it is given up: [`Timeouts::step`].
     pub freeze_timeout: Duration,
+    /// The cgroup v2 to freeze while the processes are stopped; without it the tree's own, if it has one.
+    pub freeze_cgroup: Option<PathBuf>,
     /// How long each phase may take.
     pub timeouts: Timeouts,
     /// Programs to run at the named points of a dump, in order.

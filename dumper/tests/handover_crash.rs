@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use support::child::{Running, eventually};
 use support::lab::{CriuVersion, Restored};
-use support::moved::copies;
+use support::moved::{copies, roots};
 use support::product::{Server, godwit, godwit_command, migrate_args};
 use support::scene::{self, is_alive};
 use support::victim::{Verdict, Victim, verdict};
@@ -100,16 +100,45 @@ struct Play {
     scene: Scene,
     server: Server,
     victim: Victim,
+    cast: Cast,
+}
+
+/// Who is handed over.
+#[derive(Clone, Copy, Debug)]
+enum Cast {
+    Single,
+    /// The same with children and grandchildren: one copy is all of them.
+    Tree,
+}
+
+impl Cast {
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            Cast::Single => &["4", "2", "1000", "4000"],
+            Cast::Tree => &["4", "2", "1000", "4000", "3"],
+        }
+    }
+
+    fn processes(self) -> usize {
+        match self {
+            Cast::Single => 1,
+            Cast::Tree => 7,
+        }
+    }
 }
 
 const IDLE_SECONDS: &str = "3";
 
 impl Play {
     fn new(server_fault: Option<&str>) -> Self {
+        Self::with(Cast::Single, server_fault)
+    }
+
+    fn with(cast: Cast, server_fault: Option<&str>) -> Self {
         let scene = Scene::new("crash");
         let server = Self::start_server(&scene, "127.0.0.1:0", server_fault);
-        let victim = Victim::start(&scene, "busy", &["4", "2", "1000", "4000"]);
-        Self { scene, server, victim }
+        let victim = Victim::start(&scene, "busy", cast.args());
+        Self { scene, server, victim, cast }
     }
 
     fn start_server(scene: &Scene, listen: &str, fault: Option<&str>) -> Server {
@@ -175,10 +204,11 @@ impl Play {
     fn survivor(&self) -> Option<i32> {
         let until = Instant::now() + Duration::from_secs(6);
         loop {
-            let alive = copies(&self.scene, &self.victim);
-            let running: Vec<i32> = alive.iter().copied().filter(|pid| self.makes_progress(*pid)).collect();
+            // A process whose parent lives is a part of its copy.
+            let (alive, roots) = (copies(&self.scene, &self.victim), roots(&self.scene, &self.victim));
+            let running: Vec<i32> = roots.iter().copied().filter(|pid| self.makes_progress(*pid)).collect();
             if let [only] = running[..]
-                && alive.len() == 1
+                && (alive.len(), roots.len()) == (self.cast.processes(), 1)
             {
                 return Some(only);
             }
@@ -246,10 +276,10 @@ enum Outcome {
     Images,
 }
 
-fn play(crash: &Crash) -> Outcome {
+fn play(cast: Cast, crash: &Crash) -> Outcome {
     let fault = Some(crash.fault.as_str());
     let (of_source, of_server) = if crash.side == Side::Source { (fault, None) } else { (None, fault) };
-    let mut play = Play::new(of_server);
+    let mut play = Play::with(cast, of_server);
     let mut running = play.migrate(of_source);
     // A server that died is not started again before the source has given up, so that nothing is hidden; but the
     // source may wait for it.
@@ -292,12 +322,12 @@ fn play(crash: &Crash) -> Outcome {
 }
 
 /// Plays all, and names every one that failed.
-fn play_all(crashes: &[Crash]) {
+fn play_all(cast: Cast, crashes: &[Crash]) {
     let only = std::env::var("GODWIT_CRASH").unwrap_or_default();
     let mut outcomes = Vec::new();
     let mut bad = Vec::new();
     for crash in crashes.iter().filter(|crash| crash.fault.contains(&only)) {
-        match std::panic::catch_unwind(|| play(crash)) {
+        match std::panic::catch_unwind(|| play(cast, crash)) {
             Ok(outcome) => outcomes.push((crash.fault.clone(), outcome)),
             Err(panic) => {
                 let text = panic.downcast_ref::<String>().cloned().unwrap_or_else(|| "panic".into());
@@ -317,13 +347,13 @@ fn the_witness_notices_two_lives() {
 #[test]
 fn killed_at_every_journal_record() {
     require!("root", "cc", "criu-4.2", "page-server");
-    play_all(&at_records());
+    play_all(Cast::Single, &at_records());
 }
 
 #[test]
 fn killed_at_every_message() {
     require!("root", "cc", "criu-4.2", "page-server");
-    play_all(&at_messages("kill"));
+    play_all(Cast::Single, &at_messages("kill"));
 }
 
 #[test]
@@ -333,7 +363,29 @@ fn link_cut_at_every_message() {
     let full = std::env::var_os("GODWIT_FULL").is_some();
     let crashes: Vec<Crash> =
         at_messages("cut").into_iter().filter(|crash| full || crash.side == Side::Source).collect();
-    play_all(&crashes);
+    play_all(Cast::Single, &crashes);
+}
+
+/// A tree is handed over whole or not at all: by default where that is decided, at every place with `GODWIT_FULL=1`.
+#[test]
+fn a_tree_is_one_copy_whoever_is_killed() {
+    require!("root", "cc", "criu-4.2", "page-server");
+    const DECISIVE: &[&str] = &[
+        "source.after.freezing",
+        "source.before.restore-sent",
+        "source.before.committing",
+        "source.after.committing",
+        "client.send.after.Commit",
+        "destination.after.restored",
+        "server.send.before.Done",
+    ];
+    let full = ["GODWIT_FULL", "GODWIT_CRASH"].iter().any(|name| std::env::var_os(name).is_some());
+    let is_decisive = |crash: &Crash| DECISIVE.iter().any(|point| crash.fault == format!("{point}:kill"));
+    let cuts = at_messages("cut").into_iter().filter(|crash| crash.side == Side::Source);
+    let all = at_records().into_iter().chain(at_messages("kill")).chain(cuts);
+    let crashes: Vec<Crash> = all.filter(|crash| full || is_decisive(crash)).collect();
+    assert!(crashes.len() >= DECISIVE.len(), "{crashes:?}");
+    play_all(Cast::Tree, &crashes);
 }
 
 /// The processes that hold a restored tree: the init of its namespace, and criu.

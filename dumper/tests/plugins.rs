@@ -34,6 +34,7 @@ struct Plugin {
 impl Plugin {
     fn new(scene: &Scene) -> Plugin {
         let libdir = scene.dir().join("plugins");
+        std::fs::create_dir(temporary(scene)).unwrap();
         compile("foreign.c", &libdir, "foreign", &[]);
         Plugin { libdir, log: scene.dir().join("plugin-log") }
     }
@@ -47,6 +48,7 @@ impl Plugin {
 
     fn run(&self, scene: &Scene, args: &[&str], fails: &str) -> Finished {
         let mut command = godwit_command(scene, args);
+        command.env("TMPDIR", temporary(scene));
         command.args(["--libdir".as_ref(), self.libdir.as_os_str()]);
         command.env("GODWIT_PLUGIN_LOG", &self.log).env("GODWIT_PLUGIN_FAIL", fails);
         run(command, product::GODWIT_LIMIT)
@@ -65,8 +67,13 @@ impl Plugin {
     }
 }
 
-fn leftovers() -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten().map(|entry| entry.path());
+/// Where godwit makes its temporary files here.
+fn temporary(scene: &Scene) -> PathBuf {
+    scene.dir().join("temporary")
+}
+
+fn leftovers(scene: &Scene) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(temporary(scene)).unwrap().flatten().map(|entry| entry.path());
     entries.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("godwit-images-")).collect()
 }
 
@@ -77,10 +84,9 @@ fn a_descriptor_that_only_a_plugin_knows_comes_back() {
     let plugin = Plugin::new(&scene);
     let mut victim = Victim::start(&scene, "foreign", &["file"]);
     let images = scene.subdir("images");
-    let before = leftovers();
     plugin.dump(&scene, victim.pid, &images, &[], "").expect_ok();
     victim.expect_killed();
-    assert_eq!(leftovers(), before);
+    assert_eq!(leftovers(&scene), Vec::<PathBuf>::new());
     let pid = victim.pid;
     let expected = [
         "init 0".to_owned(),
@@ -103,6 +109,47 @@ fn a_descriptor_that_only_a_plugin_knows_comes_back() {
     let refused = Restored::try_from_images(&images, CriuVersion::V4_2, &["--libdir", "/var/empty"], &victim);
     assert!(refused.is_err());
     assert_eq!(plugin.restore(&images, &victim), Ok(Verdict::Ok));
+}
+
+#[test]
+fn the_directory_of_a_killed_godwit_is_removed_by_the_next_or_by_a_sweep() {
+    require!("root", "cc");
+    let scene = Scene::new("plugin-killed");
+    let plugin = Plugin::new(&scene);
+    let mut victim = Victim::start(&scene, "foreign", &["file"]);
+    let dump = |fault: Option<&str>| {
+        let (pid, images) = (victim.pid.to_string(), scene.subdir("images"));
+        let args = ["dump", "--leave-running", "--pid", &pid, "--images-dir", images.to_str().unwrap()];
+        let mut command = godwit_command(&scene, &args);
+        command.env("TMPDIR", temporary(&scene)).env("GODWIT_PLUGIN_LOG", &plugin.log);
+        command
+            .args(["--libdir".as_ref(), plugin.libdir.as_os_str()])
+            .envs(fault.map(|fault| ("GODWIT_FAULT", fault)));
+        run(command, product::GODWIT_LIMIT)
+    };
+    for by_sweep in [true, false] {
+        assert!(!dump(Some("mid.finish.sealed:kill")).ok());
+        let [left] = &leftovers(&scene)[..] else { panic!("{:?}", leftovers(&scene)) };
+        // What somebody uses is left alone.
+        let used = temporary(&scene).join("godwit-images-used");
+        std::fs::create_dir_all(&used).unwrap();
+        let lock = nix::fcntl::Flock::lock(
+            std::fs::File::open(&used).unwrap(),
+            nix::fcntl::FlockArg::LockExclusiveNonblock,
+        );
+        if by_sweep {
+            let mut sweep = godwit_command(&scene, &["doctor", "--sweep"]);
+            sweep.env("TMPDIR", temporary(&scene));
+            let swept = run(sweep, product::GODWIT_LIMIT).expect_ok();
+            assert!(swept.stdout.contains(left.to_str().unwrap()), "{swept}");
+        } else {
+            dump(None).expect_ok();
+        }
+        assert_eq!(leftovers(&scene), std::slice::from_ref(&used));
+        drop(lock.unwrap());
+        std::fs::remove_dir(&used).unwrap();
+    }
+    assert_eq!(victim.check(), Verdict::Ok);
 }
 
 #[test]

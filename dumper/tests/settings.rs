@@ -32,6 +32,7 @@ const fn some_time(setting: &'static str, says: &'static str) -> Case {
 const LOSSES: &[Case] = &[
     early("ioprio", "I/O priority (class 2, level 7)"),
     early("affinity", "CPU affinity (mask 2)"),
+    early("async", "si_fd"),
     early("slack", "timer slack (12345 ns)"),
     early("clamp", "utilisation clamps (100 to 500)"),
     early("core", "PR_SCHED_CORE"),
@@ -53,7 +54,8 @@ const LOSSES: &[Case] = &[
 ];
 
 /// Settings that every kernel and container takes, so that this is never a test of nothing.
-const ALWAYS: &[&str] = &["ioprio", "slack", "coredump", "personality", "tsc", "tsync", "death-signal"];
+const ALWAYS: &[&str] =
+    &["ioprio", "slack", "coredump", "personality", "tsc", "tsync", "death-signal", "async"];
 
 const REFUSALS: &[Case] = &[
     early("deadline", "scheduled by deadline"),

@@ -25,7 +25,7 @@ use support::product::{self, Server, godwit, godwit_command, migrate_args};
 use support::random::{Random, number};
 use support::scene::status_field;
 use support::tree::States;
-use support::untouched::{Busy, State, busy_of, cgroups_left, expect_runs, may_be_left_by_a_kill};
+use support::untouched::{Busy, State, busy_of, cgroups_left, expect_runs};
 use support::victim::{Verdict, Victim};
 use support::victims::{self, In, Listed};
 use support::{Finished, Scene, moved};
@@ -218,7 +218,7 @@ impl<'a> Play<'a> {
         }
         expect_end(case, &finished).map_err(told)?;
         if case.action == "kill" {
-            self.before.again_but(may_be_left_by_a_kill).map_err(told)?;
+            self.before.again_after_a_kill().map_err(told)?;
         } else {
             self.before.again().map_err(told)?;
         }
@@ -237,7 +237,8 @@ impl<'a> Play<'a> {
             if !swept.ok() || swept.stdout.contains(&format!("process {pid} cannot")) {
                 return Err(told(swept.to_string()));
             }
-            self.before.again().map_err(|what| told(format!("{what}\n{swept}")))?;
+            // A stopped one, in which nothing lies that could be swept, heals as it goes on.
+            self.before.again_after_a_kill().map_err(|what| told(format!("{what}\n{swept}")))?;
         }
         self.next_dump().map_err(told)
     }

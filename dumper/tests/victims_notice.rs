@@ -319,6 +319,13 @@ const TREE_TABLE: &[Row] = &[
     row("sigchld", "core-*.img#2", "/0/tc/signals_s", Remove, "the pending SIGCHLD is gone"),
     row("sigchld", "core-*.img#2", "/0/tc/signals_s/signals/0/siginfo", Byte(22), "pending si_pid"),
     row("sigchld", "core-*.img#3", "/0/tc/signals_s/signals/0/siginfo", Byte(32), "reaped si_status"),
+    row("owners", "files.img", "/8/pipe/fown/pid", As("/12/pipe/fown/pid"), "root: owner[10]"),
+    row("owners", "files.img", "/10/pipe/fown/pid", As("/14/pipe/fown/pid"), "root: owner[12]"),
+    row("owners", "files.img", "/12/pipe/fown/pid_type", Set(1), "root: owner's kind[14]"),
+    row("owners", "files.img", "/16/reg/fown/pid", As("/14/pipe/fown/pid"), "root: file's owner"),
+    row("owners", "files.img", "/19/pipe/fown/signum", Add(1), "first: owner's signal[20]"),
+    row("owners", "files.img", "/23/pipe/fown/pid", As("/19/pipe/fown/pid"), "second: owner[18]"),
+    row("heirs", "pstree.img", "/1/pgid", As("/0/pid"), ""),
     row("robust", "core-*.img#2", "/0/thread_core/futex_rla", Set(0), "robust mutex[0]"),
     row("robust", "core-*.img#5", "/0/thread_core/futex_rla", Set(0), "robust mutex[2]"),
 ];

@@ -1,5 +1,6 @@
 //! Why a process could not be stopped, or let go.
 
+use std::io;
 use std::time::Duration;
 
 use nix::errno::Errno;
@@ -110,7 +111,8 @@ pub enum FreezeError {
     /// New processes appear as fast as they are stopped.
     #[error(
         "the tree of process {root} made new processes faster than they could be stopped: {found} were stopped in \
-         {walks} walks within {waited:?}; give it more time (--timeout), or let it make fewer"
+         {walks} walks within {waited:?}; give it more time (--timeout), let it make fewer, or run it in a cgroup v2 of its \
+         own, which is then frozen first"
     )]
     UnsteadyTree {
         /// The root of the tree.
@@ -129,6 +131,35 @@ pub enum FreezeError {
         root: Pid,
         /// How many there may be.
         max: usize,
+    },
+    /// A file of the cgroup that is frozen first refused.
+    #[error("cgroup {cgroup}: {what} failed")]
+    Cgroup {
+        /// Its path.
+        cgroup: String,
+        /// What was done.
+        what: &'static str,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+    /// Somebody has frozen it.
+    #[error(
+        "cgroup {cgroup} is frozen already, by nobody who is known here: nothing can be asked of its processes; thaw it          (echo 0 > cgroup.freeze)"
+    )]
+    FrozenCgroup {
+        /// Its path.
+        cgroup: String,
+    },
+    /// It does not come to rest.
+    #[error("cgroup {cgroup} did not freeze within {waited:?}: {who}")]
+    SlowCgroup {
+        /// Its path.
+        cgroup: String,
+        /// How long it was waited for.
+        waited: Duration,
+        /// The threads that run, in words.
+        who: String,
     },
     /// 32-bit code.
     #[error("thread {tid} of process {pid} runs 32-bit code, which godwit cannot dump")]

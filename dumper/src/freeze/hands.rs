@@ -119,22 +119,40 @@ pub(super) struct Hands(Vec<Hand>);
 impl Hands {
     /// Stops processes: each hand asks all of its own first, so that they come to their stops at the same time.
     pub(super) fn seize(&mut self, pids: &[Pid], limit: Limit) -> Vec<Seized> {
+        self.seize_in_two(pids, limit, || {})
+    }
+
+    /// The same, in two moves: `between` is done when all have been asked to stop, and before any is waited for.
+    pub(super) fn seize_in_two(&mut self, pids: &[Pid], limit: Limit, between: impl FnOnce()) -> Vec<Seized> {
         let processors = allowed_processors();
         let wanted = pids.len().div_ceil(EACH_AT_LEAST).clamp(1, processors.len().min(HANDS_MAX));
         while self.0.len() < wanted {
             self.0.push(Hand::start());
         }
+        // Nothing is sent: a hand drops its end when it has asked, or fails, and goes on when the other end is dropped.
+        let (asking, all_asked) = mpsc::channel::<()>();
+        let mut waiting = Vec::new();
         let asked: Vec<_> = parts(pids, &processors[..wanted])
             .into_iter()
             .enumerate()
             .map(|(hand, part)| {
-                let processor = (wanted > 1).then(|| processors[hand]);
+                let (asking, processor) = (asking.clone(), (wanted > 1).then(|| processors[hand]));
+                let (go, may_go) = mpsc::channel::<()>();
+                waiting.push(go);
+                let pause = move || {
+                    drop(asking);
+                    let _ = may_go.recv();
+                };
                 self.0[hand].begin(move |held| {
                     processor.into_iter().for_each(stay_on);
-                    seize_part(&part, hand, limit, held)
+                    seize_part(&part, hand, limit, held, pause)
                 })
             })
             .collect();
+        drop(asking);
+        let _ = all_asked.recv();
+        between();
+        drop(waiting);
         asked.into_iter().flat_map(answer).collect()
     }
 
@@ -218,8 +236,15 @@ fn parts(pids: &[Pid], processors: &[usize]) -> Vec<Vec<Pid>> {
     parts
 }
 
-fn seize_part(pids: &[Pid], hand: usize, limit: Limit, held: &mut Vec<Frozen>) -> Vec<Seized> {
+fn seize_part(
+    pids: &[Pid],
+    hand: usize,
+    limit: Limit,
+    held: &mut Vec<Frozen>,
+    pause: impl FnOnce(),
+) -> Vec<Seized> {
     let started: Vec<_> = pids.iter().map(|pid| (*pid, Seizing::start(*pid, limit))).collect();
+    pause();
     let mut seized = Vec::with_capacity(started.len());
     for (pid, seizing) in started {
         let frozen = seizing.and_then(Seizing::finish);

@@ -1,8 +1,10 @@
 //! Everything that must be undone, next to its undo.
 //!
 //! [`seize::seize`] stops the threads of a process and gives the guard [`seize::Frozen`], whose drop lets them run on;
-//! [`tree::seize`] does so with all processes of a tree.
+//! [`tree::seize`] does so with all processes of a tree; [`cgroup`] freezes the cgroup that it has of its own
+//! while that is done.
 
+pub mod cgroup;
 mod error;
 mod hands;
 mod restart;

@@ -12,11 +12,12 @@ use std::time::Duration;
 use godwit_wire::fault;
 use nix::unistd::Pid;
 
+use super::cgroup::Still;
 use super::error::FreezeError;
 pub use super::hands::{Asked, FrozenTask};
 use super::hands::{Hands, Seized};
 use super::seize::{Frozen, Limit, Thread};
-use crate::collect::tree::{TASKS_MAX, is_zombie};
+use crate::collect::tree::{TASKS_MAX, children, is_zombie};
 use crate::parallel;
 use crate::procfs::{ProcfsError, tree};
 
@@ -33,6 +34,8 @@ pub struct FrozenTree {
     zombies: Vec<Pid>,
     /// All of them, as CRIU counts them: each process before its children, and these in the order of their making.
     order: Vec<Pid>,
+    /// How often all lists were read again since somebody had come or gone.
+    walks: u32,
 }
 
 /// Stops every process of the tree below `root` within `limit`, or lets them all run on and says why.
@@ -46,33 +49,43 @@ pub fn seize(root: Pid, limit: Duration) -> Result<FrozenTree, FreezeError> {
     for (_, first) in hands.seize(&[root], limit) {
         tasks.push(first?);
     }
-    let (zombies, order) = (Vec::new(), Vec::new());
-    let tree = FrozenTree { hands, tasks, zombies, order };
-    let mut found = Found { root, limit, known: BTreeSet::from([root]), tree };
-    let (mut from, mut walks) = (0, 0);
-    loop {
-        let is_whole = from == 0;
-        let children = found.children(from)?;
-        from = found.tree.tasks.len();
-        let is_fresh = |child: &&Pid| !found.known.contains(child);
-        let fresh: Vec<Pid> = children.values().flatten().filter(is_fresh).copied().collect();
-        if !fresh.is_empty() {
-            found.take(fresh)?;
-        } else if is_whole {
-            return Ok(found.ordered(&children));
-        } else {
-            (from, walks) = (0, walks + 1);
-            fault::point("mid.freeze.walk")?;
-        }
-        if limit.is_over() || walks > WALKS_MAX {
-            let (found, waited) = (found.tree.tasks.len(), limit.time);
-            return Err(FreezeError::UnsteadyTree { root, found, walks, waited });
+    let tree = FrozenTree { hands, tasks, zombies: Vec::new(), order: Vec::new(), walks: 0 };
+    Found { root, limit, known: BTreeSet::from([root]), tree }.walk()
+}
+
+/// The same of a tree whose cgroup is frozen, which is thawed as soon as all have been asked to stop.
+///
+/// # Errors
+/// See [`FreezeError`].
+pub fn seize_still(root: Pid, limit: Duration, still: Still<'_>) -> Result<FrozenTree, FreezeError> {
+    let limit = Limit::from_now(limit);
+    let mut all = vec![root];
+    let mut next = 0;
+    while let Some(pid) = all.get(next) {
+        all.extend(children(*pid)?);
+        next += 1;
+        if all.len() > TASKS_MAX {
+            return Err(FreezeError::TooMany { root, max: TASKS_MAX });
         }
     }
+    let mut hands = Hands::default();
+    let mut thawed = Ok(());
+    let seized = hands.seize_in_two(&all, limit, || thawed = still.thaw());
+    let tree = FrozenTree { hands, tasks: Vec::new(), zombies: Vec::new(), order: Vec::new(), walks: 0 };
+    let mut found = Found { root, limit, known: BTreeSet::new(), tree };
+    for (pid, seized) in seized {
+        match seized {
+            // Without its root there is no tree.
+            Err(error) if pid == root => return Err(error),
+            seized => found.note(pid, seized)?,
+        }
+    }
+    thawed?;
+    found.walk()
 }
 
 /// The children of each thread of stopped processes, with the process of that thread.
-fn children(tasks: &[FrozenTask]) -> Result<Vec<(Pid, Vec<Pid>)>, ProcfsError> {
+fn children_of(tasks: &[FrozenTask]) -> Result<Vec<(Pid, Vec<Pid>)>, ProcfsError> {
     let threads = tasks.iter().flat_map(|task| task.threads().iter().map(|thread| (task.pid(), thread.tid)));
     parallel::each(threads, |(pid, tid)| match tree::children(pid, tid) {
         // Killed while it was stopped: that is found out by whoever reads it.
@@ -90,10 +103,35 @@ struct Found {
 }
 
 impl Found {
+    /// Stops whoever is found below those that are stopped, until all lists show nobody else.
+    fn walk(mut self) -> Result<FrozenTree, FreezeError> {
+        let mut from = 0;
+        loop {
+            let is_whole = from == 0;
+            let children = self.children(from)?;
+            from = self.tree.tasks.len();
+            let is_fresh = |child: &&Pid| !self.known.contains(child);
+            let fresh: Vec<Pid> = children.values().flatten().filter(is_fresh).copied().collect();
+            if !fresh.is_empty() {
+                self.take(fresh)?;
+            } else if is_whole {
+                return Ok(self.ordered(&children));
+            } else {
+                from = 0;
+                self.tree.walks += 1;
+                fault::point("mid.freeze.walk")?;
+            }
+            if self.limit.is_over() || self.tree.walks > WALKS_MAX {
+                let (root, found, walks) = (self.root, self.tree.tasks.len(), self.tree.walks);
+                return Err(FreezeError::UnsteadyTree { root, found, walks, waited: self.limit.time });
+            }
+        }
+    }
+
     /// Children of the stopped processes from the one numbered `from` on.
     fn children(&self, from: usize) -> Result<BTreeMap<Pid, Vec<Pid>>, FreezeError> {
         let mut all: BTreeMap<Pid, Vec<Pid>> = BTreeMap::new();
-        for (pid, of_thread) in children(&self.tree.tasks[from..])? {
+        for (pid, of_thread) in children_of(&self.tree.tasks[from..])? {
             all.entry(pid).or_default().extend(of_thread);
         }
         Ok(all)
@@ -121,16 +159,18 @@ impl Found {
             return Err(FreezeError::TooMany { root: self.root, max: TASKS_MAX });
         }
         let seized: Vec<Seized> = self.tree.hands.seize(&fresh, self.limit);
-        for (pid, seized) in seized {
-            match seized {
-                Ok(frozen) => {
-                    self.known.insert(pid);
-                    self.tree.tasks.push(frozen);
-                }
-                Err(error) => self.gone(pid, error)?,
+        seized.into_iter().try_for_each(|(pid, seized)| self.note(pid, seized))
+    }
+
+    fn note(&mut self, pid: Pid, seized: Result<FrozenTask, FreezeError>) -> Result<(), FreezeError> {
+        match seized {
+            Ok(frozen) => {
+                self.known.insert(pid);
+                self.tree.tasks.push(frozen);
+                Ok(())
             }
+            Err(error) => self.gone(pid, error),
         }
-        Ok(())
     }
 
     /// A process that could not be stopped since it has ended is no failure.
@@ -188,6 +228,11 @@ impl FrozenTree {
         &self.zombies
     }
 
+    /// How often all lists of children were read again, since somebody had come or gone meanwhile.
+    pub fn walks(&self) -> u32 {
+        self.walks
+    }
+
     /// All threads of all processes.
     pub fn threads(&self) -> impl Iterator<Item = &Thread> {
         self.tasks.iter().flat_map(FrozenTask::threads)
@@ -233,7 +278,7 @@ impl FrozenTree {
     pub fn strangers(&self) -> Result<Vec<Pid>, FreezeError> {
         let known: BTreeSet<Pid> =
             self.tasks.iter().map(FrozenTask::pid).chain(self.zombies.iter().copied()).collect();
-        let found = children(&self.tasks)?.into_iter().flat_map(|(_, of_thread)| of_thread);
+        let found = children_of(&self.tasks)?.into_iter().flat_map(|(_, of_thread)| of_thread);
         Ok(found.filter(|child| !known.contains(child)).collect())
     }
 }

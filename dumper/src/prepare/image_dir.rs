@@ -10,17 +10,21 @@
 //! * **Scripts of a dump to a page server** see the private directory: empty at first, never with images of the set.
 //!   What they leave there before the set is sealed goes along; at `post-dump` it is too late for that.
 //!
-//! A godwit that is killed leaves the private directory behind, as `godwit-images-*` among the temporary files.
+//! A godwit that is killed leaves the private directory behind, as `godwit-images-*` among the temporary files. It holds a
+//! lock on it as long as it lives, so that the next one that makes such a directory, or `godwit doctor --sweep`, knows what
+//! nobody uses, and removes it.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use godwit_page_server::store::rules::is_image_of_dump;
 use godwit_wire::image::ImageKind;
 use godwit_wire::session::IMAGE_LEN_MAX;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::sys::stat::Mode;
 use tempfile::TempDir;
 
 use crate::error::DumpError;
@@ -35,9 +39,15 @@ pub struct ImageDir {
 
 #[derive(Debug)]
 struct Private {
-    handle: File,
+    /// Locked: in use.
+    handle: Flock<File>,
     dir: TempDir,
 }
+
+/// Names of private directories begin with this.
+const PREFIX: &str = "godwit-images-";
+/// How often a private directory is made anew, since a sweep took it before it was locked.
+const TRIES: u32 = 10;
 
 impl ImageDir {
     /// Opens what the scripts and plugins of this dump will want. A local images directory is made, mode 0700, if it is
@@ -52,13 +62,16 @@ impl ImageDir {
             _ => None,
         };
         let is_wanted = options.libdir.is_some() || (has_scripts && shown.is_none());
+        if is_wanted {
+            sweep().iter().for_each(|line| tracing::info!("{line}"));
+        }
         let private = is_wanted.then(Private::make).transpose()?;
         Ok(ImageDir { shown, private })
     }
 
     /// Where scripts find it: a link in `/proc` that any process of ours, and root, can open as long as this value lives.
     pub fn for_scripts(&self) -> Option<PathBuf> {
-        let handle = self.shown.as_ref().or(self.private.as_ref().map(|private| &private.handle))?;
+        let handle = self.shown.as_ref().or(self.private.as_ref().map(|private| &*private.handle))?;
         Some(format!("/proc/{}/fd/{}", std::process::id(), handle.as_raw_fd()).into())
     }
 
@@ -121,12 +134,40 @@ impl Private {
             let subject = format!("a private directory in {}", at.display());
             move |source| DumpError::sys(subject, what, source)
         };
-        // Mode 0700: what a plugin writes is of the process that is dumped.
-        let dir = tempfile::Builder::new().prefix("godwit-images-").tempdir();
-        let dir = dir.map_err(failed("making it"))?;
-        let handle = File::open(dir.path()).map_err(failed("opening it"))?;
-        Ok(Private { handle, dir })
+        for _ in 0..TRIES {
+            // Mode 0700: what a plugin writes is of the process that is dumped.
+            let dir = tempfile::Builder::new().prefix(PREFIX).tempdir().map_err(failed("making it"))?;
+            if let Some(handle) = lock(dir.path()) {
+                return Ok(Private { handle, dir });
+            }
+        }
+        Err(failed("locking it")(std::io::ErrorKind::WouldBlock.into()))
     }
+}
+
+/// Removes the private directories of godwits that were killed; a line for each.
+pub fn sweep() -> Vec<String> {
+    let entries = fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten();
+    let ours = entries.filter(|entry| entry.file_name().to_string_lossy().starts_with(PREFIX));
+    ours.filter_map(|entry| {
+        let (path, own) = (entry.path(), nix::unistd::geteuid().as_raw());
+        let is_ours = fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir() && found.uid() == own);
+        let _lock = is_ours.then(|| lock(&path)).flatten()?;
+        Some(match fs::remove_dir_all(&path) {
+            Ok(()) => format!("{}: left by a killed godwit, removed", path.display()),
+            Err(error) => format!("{}: left by a killed godwit, cannot be removed: {error}", path.display()),
+        })
+    })
+    .collect()
+}
+
+/// Locks a directory that is still there; `None` where somebody else has it.
+fn lock(path: &Path) -> Option<Flock<File>> {
+    let options = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let handle = File::from(nix::fcntl::open(path, options, Mode::empty()).ok()?);
+    let lock = Flock::lock(handle, FlockArg::LockExclusiveNonblock).ok()?;
+    let (held, there) = (lock.metadata().ok()?, fs::symlink_metadata(path).ok()?);
+    ((held.dev(), held.ino()) == (there.dev(), there.ino())).then_some(lock)
 }
 
 fn made(dir: &Path) -> Result<File, DumpError> {
@@ -168,6 +209,16 @@ mod tests {
         drop(dir);
         assert!(!at.exists());
         assert!(handed_over(&ImageDir::default()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn what_is_in_use_is_not_locked_twice() {
+        let (dir, at) = private();
+        assert!(lock(&at).is_none());
+        drop(dir);
+        assert!(lock(&at).is_none());
+        let free = tempfile::tempdir().unwrap();
+        assert!(lock(free.path()).is_some());
     }
 
     #[test]

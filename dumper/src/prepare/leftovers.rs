@@ -1,6 +1,7 @@
 //! What a dumper that was killed may have left, and that nobody else dumps the processes meanwhile.
 //!
-//! A freeze that outlives the dumper is told by its journal, and undone where the hand-over had not begun. Scratch memory
+//! A freeze that outlives the dumper is told by its journal, and undone where the hand-over had not begun; a cgroup that it
+//! froze for a moment by a mark ([`crate::freeze::cgroup`]). Scratch memory
 //! of remote calls is known by its place and mark. A userfaultfd is made by the process and initialised only once the
 //! process has closed it (see the `uffd-wp` tracker), so a dumper killed in between leaves a descriptor that does
 //! nothing. A program may have one like that too; so in processes that nobody has named it is taken away only beside
@@ -21,10 +22,11 @@ use nix::unistd::Pid;
 use crate::collect::tree::{Task, Tree};
 use crate::doctor;
 use crate::error::DumpError;
-use crate::freeze::seize;
+use crate::freeze::{cgroup, seize};
 use crate::handover::chain;
+use crate::prepare::image_dir;
 use crate::prepare::root::Root;
-use crate::procfs::{fdinfo, maps, stat};
+use crate::procfs::{fdinfo, maps, stat, tree};
 use crate::remote;
 
 /// A program of its own initialises a userfaultfd right after it made one: what is still not after this time is left
@@ -152,6 +154,9 @@ pub fn thaw(root: &Root, state_dir: &Path) -> Result<(), DumpError> {
 /// # Errors
 /// As [`thaw`].
 pub fn thaw_tree(boot_id: &str, tree: &[(Pid, u64)], state_dir: &Path) -> Result<(), DumpError> {
+    for line in cgroup::thaw_left(tree.iter().map(|(pid, _)| *pid))? {
+        tracing::warn!("{line}");
+    }
     for listed in journal::list(state_dir)? {
         let Ok(summary) = &listed.summary else { continue };
         let facts = &summary.facts;
@@ -242,8 +247,16 @@ pub fn sweep(pid: Pid) -> Result<Option<String>, DumpError> {
     Ok(Some(told))
 }
 
-/// Sweeps every process that nobody dumps; a line for each that held something or cannot be swept.
+/// Sweeps every process that nobody dumps, frozen cgroups and temporary files; a line for each that held something or cannot
+/// be swept.
 pub fn sweep_all() -> Vec<String> {
+    let thawed =
+        tree::processes().map_err(DumpError::from).and_then(|all| Ok(cgroup::thaw_left(all.into_iter())?));
+    let thawed = thawed.unwrap_or_else(|error| vec![chain(&error)]);
+    thawed.into_iter().chain(sweep_processes()).chain(image_dir::sweep()).collect()
+}
+
+fn sweep_processes() -> Vec<String> {
     let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
     let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).map(Pid::from_raw);
     pids.filter_map(|pid| {

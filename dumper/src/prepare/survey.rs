@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 use crate::collect::tree::{Task, Tree, Zombie, descends, places};
 use crate::collect::{file_locks, lsm, namespaces, seccomp, sessions, sharing};
 use crate::error::DumpError;
+use crate::freeze::cgroup as freeze_cgroup;
 use crate::interrupt;
 use crate::parallel;
 use crate::prepare::root::Root;
@@ -18,7 +19,7 @@ use crate::prepare::{breakpoints, losses};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{ProcfsError, cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
-use crate::task::files::{self, Descriptor, HeldElsewhere, ghost, memfd};
+use crate::task::files::{self, Around, Descriptor, ghost, memfd};
 use crate::task::shmem::Holder;
 use crate::task::vmas::{Checked, Guards};
 use crate::task::{settings, shmem, special, vmas};
@@ -68,6 +69,7 @@ pub fn survey(root: &Root) -> Result<Findings, DumpError> {
     descriptors(root, &mut seen, &mut findings)?;
     mappings_of(root, &mut seen, &mut findings)?;
     one_cgroup(root, &mut findings)?;
+    frozen_cgroup(root, &root.cgroup()?, &mut findings);
     memory_of(&mut seen, &mut findings)?;
     for seen in &seen.tasks {
         seen.guards.losses(seen.task.pid, None, &mut findings);
@@ -453,22 +455,22 @@ pub fn lsm(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
 pub fn descriptors(root: &Root, seen: &mut Seen, findings: &mut Findings) -> Result<(), DumpError> {
     let pids = seen.tasks.iter().map(|seen| seen.task.pid).collect();
     let all = seen.tasks.iter().flat_map(|seen| &seen.descriptors);
-    let held_elsewhere = files::held_elsewhere(&pids, all);
+    let around = Around::look(root.pid, pids, all);
     seen.each(findings, |seen, findings| {
-        descriptors_of(seen.task.pid, &seen.descriptors, root.ghost_limit, &held_elsewhere, findings);
+        descriptors_of(seen.task.pid, &seen.descriptors, root.ghost_limit, &around, findings);
         Ok(())
     })
 }
 
-/// The same of one process. `held_elsewhere` are the pipes that lead out of the tree.
+/// The same of one process; `around` is its tree.
 pub fn descriptors_of(
     pid: Pid,
     all: &[Descriptor],
     ghost_limit: u64,
-    held_elsewhere: &HeldElsewhere,
+    around: &Around,
     findings: &mut Findings,
 ) {
-    files::check_all(pid, all, ghost_limit, held_elsewhere, findings);
+    files::check_all(pid, all, ghost_limit, around, findings);
     file_locks::check(pid, all, findings);
 }
 
@@ -499,6 +501,18 @@ pub fn mappings(
 pub fn one_cgroup(root: &Root, findings: &mut Findings) -> Result<(), DumpError> {
     let tree = Tree::walk(root.pid)?;
     one_cgroup_of(root.pid, tree.tasks.iter().map(|task| task.pid), findings)
+}
+
+/// A tree that somebody keeps frozen: calls that it is borrowed for would not end.
+pub fn frozen_cgroup(root: &Root, cgroup: &str, findings: &mut Findings) {
+    if freeze_cgroup::is_frozen(cgroup) {
+        findings.refuse(
+            Subject::Process(root.pid),
+            format!("its cgroup {cgroup} is frozen, and nothing can be asked of it"),
+            "thaw it (echo 0 > cgroup.freeze there, or in the one above that is frozen); what a killed godwit left frozen is \
+             thawed by the next dump, or by `godwit doctor --sweep`",
+        );
+    }
 }
 
 /// Whether a thread has ended or is about to.

@@ -765,7 +765,9 @@ impl<'a> Session<'a> {
     fn restore_registers(&mut self) -> Result<(), RemoteError> {
         let resumed = if self.forgotten { *self.target.settled } else { *self.target.resumed };
         let sigmask = self.target.sigmask;
-        self.ptrace("PTRACE_SETOPTIONS", |tid| ptrace::set_options(tid, ptrace::O_TRACESYSGOOD))?;
+        if self.target.status.seccomp != 0 {
+            self.ptrace("PTRACE_SETOPTIONS", |tid| ptrace::set_options(tid, ptrace::O_TRACESYSGOOD))?;
+        }
         // While the frame is in force: a dumper that dies before the next line leaves no mask behind.
         self.ptrace("PTRACE_SETSIGMASK", |tid| ptrace::set_sigmask(tid, sigmask))?;
         self.ptrace("PTRACE_SETREGSET", |tid| ptrace::set_regs(tid, &resumed))?;

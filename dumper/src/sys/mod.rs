@@ -5,7 +5,7 @@
 //! looking at a task), [`process_vm`] (its memory), [`pidfd`] and [`kcmp`] (its descriptors), [`pagemap_scan`] and
 //! [`userfaultfd`] (what it wrote), [`sched`] and [`rlimit`] (facts asked from outside), [`fcntl`], [`pipe`],
 //! [`handle`] (facts about a descriptor), [`cpuid`] (the layout of the XSAVE area), [`memory`] (own mappings), [`mount`] (the
-//! cgroup hierarchy), [`child`] (starting programs), [`plugin`] (code of others, loaded).
+//! cgroup hierarchy), [`xattr`] (marks on a cgroup), [`child`] (starting programs), [`plugin`] (code of others, loaded).
 
 pub mod child;
 pub mod cpuid;
@@ -24,3 +24,4 @@ pub mod rlimit;
 pub mod sched;
 pub mod userfaultfd;
 pub mod wait;
+pub mod xattr;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use godwit_wire::fault;
 use godwit_wire::image::core::TaskCoreEntry;
 use godwit_wire::image::{ImageKind, ImageWriter};
+use nix::unistd::Pid;
 
 use super::files::{self, Descriptor, FileTable};
 use super::interrupted::Interrupted;
@@ -53,8 +54,6 @@ pub struct Given<'a> {
     pub frozen: &'a FrozenTask,
     /// What it said.
     pub says: &'a Says,
-    /// Its mappings, with their VmFlags.
-    pub flagged: &'a [Vma],
     /// Its descriptors.
     pub descriptors: &'a [Descriptor],
     /// Which task of the tree was the first that had its descriptor table.
@@ -74,85 +73,102 @@ pub struct Images {
     pub losses: Vec<Loss>,
 }
 
-/// Makes them.
+/// Makes them. `flagged` gives the mappings of each task with their VmFlags, which take a while to read: it is asked when
+/// they are needed. They come back beside.
 ///
 /// # Errors
 /// When something of a task cannot be read, or is refused by name.
-pub fn dump(around: Around<'_>, tree: &[Given<'_>]) -> Result<Images, DumpError> {
-    let mut read = parallel::each(tree, |of| Read::of(around, of))?;
-    tracing::debug!("processes are read");
+pub fn dump(
+    around: Around<'_>,
+    tree: &[Given<'_>],
+    flagged: impl FnOnce() -> Result<Vec<Vec<Vma>>, DumpError>,
+) -> Result<(Images, Vec<Vec<Vma>>), DumpError> {
+    let mut read = parallel::each(tree, Read::of)?;
     let cores = cores(around, tree, &mut read)?;
-    tracing::debug!("threads are read");
+    let flagged = flagged()?;
+    let mapped =
+        parallel::each(tree.iter().zip(&flagged), |(of, flagged)| Mapped::of(around, of.task.pid, flagged))?;
     let mut made = Images::default();
-    for ((index, of), read) in tree.iter().enumerate().zip(read) {
-        read.put(around, index, of, &mut made)?;
+    for (index, (read, mapped)) in read.into_iter().zip(mapped).enumerate() {
+        put(around, index, &tree[index], read, mapped, &mut made)?;
     }
     for (thread, image) in cores {
         made.threads.entry(thread.task).or_default().push(thread.inside);
         made.images.push(image);
     }
-    Ok(made)
+    Ok((made, flagged))
 }
 
-/// What was read of one task, apart from its files.
+/// What was read of one task, apart from its memory and its files.
 struct Read {
     stat: Stat,
-    guards: Guards,
-    losses: Vec<Loss>,
     auxv: Vec<u64>,
-    vmas: Vec<Draft>,
     umask: Option<u32>,
     core: Option<TaskCoreEntry>,
 }
 
 impl Read {
-    fn of(around: Around<'_>, of: &Given<'_>) -> Result<Read, DumpError> {
-        let Given { task, frozen, says, flagged, .. } = *of;
+    fn of(of: &Given<'_>) -> Result<Read, DumpError> {
+        let Given { task, frozen, says, .. } = *of;
         let pid = task.pid;
         let stat = stat::read(pid)?;
+        let stopped_by = frozen.stopped_by().map(|signal| signal as u32);
+        let (mask, pending) = (frozen.leader().sigmask, says.pending.clone());
+        let core = super::task_core(pid, &stat, &says.task, mask, stopped_by, pending)?;
+        let umask = frozen.leader().status(pid)?.umask;
+        Ok(Read { stat, auxv: auxv::read(pid)?, umask, core: Some(core) })
+    }
+}
+
+/// What was read of one task's memory.
+struct Mapped<'a> {
+    flagged: &'a [Vma],
+    guards: Guards,
+    losses: Vec<Loss>,
+    vmas: Vec<Draft>,
+}
+
+impl<'a> Mapped<'a> {
+    fn of(around: Around<'_>, pid: Pid, flagged: &'a [Vma]) -> Result<Mapped<'a>, DumpError> {
         let guards = Guards::look(pid, flagged)?;
         let mut late = Findings::default();
         survey::memory(pid, flagged, &mut late)?;
         guards.losses(pid, around.criu, &mut late);
         let losses = survey::late_verdict(late, around.known, around.strict)?;
-        let stopped_by = frozen.stopped_by().map(|signal| signal as u32);
-        let (mask, pending) = (frozen.leader().sigmask, says.pending.clone());
-        let core = super::task_core(pid, &stat, &says.task, mask, stopped_by, pending)?;
-        let umask = frozen.leader().status(pid)?.umask;
-        let (auxv, vmas) = (auxv::read(pid)?, vmas::drafts(pid, flagged)?);
-        Ok(Read { stat, guards, losses, auxv, vmas, umask, core: Some(core) })
+        Ok(Mapped { flagged, guards, losses, vmas: vmas::drafts(pid, flagged)? })
     }
+}
 
-    /// Puts the task's images to the others', and its files into the table.
-    fn put(
-        self,
-        around: Around<'_>,
-        index: usize,
-        of: &Given<'_>,
-        made: &mut Images,
-    ) -> Result<(), DumpError> {
-        let Given { task, says, flagged, descriptors, table, .. } = *of;
-        let (pid, inside) = (task.pid, u64::from(task.inside));
-        let mut vmas = vmas::entries(pid, flagged, self.vmas, &mut made.table)?;
-        if table == index {
-            let mut records = ImageWriter::new(ImageKind::Fdinfo);
-            for entry in files::dump(pid, descriptors, &mut made.table)? {
-                records.push(&entry);
-            }
-            let name = ImageKind::Fdinfo.file_name(u64::from(ids::files_id(table)));
-            made.images.push((name, records.finish()?));
+/// Puts a task's images to the others', and its files into the table.
+fn put(
+    around: Around<'_>,
+    index: usize,
+    of: &Given<'_>,
+    read: Read,
+    mapped: Mapped<'_>,
+    made: &mut Images,
+) -> Result<(), DumpError> {
+    let Given { task, says, descriptors, table, .. } = *of;
+    let (pid, inside) = (task.pid, u64::from(task.inside));
+    let mut vmas = vmas::entries(pid, mapped.flagged, mapped.vmas, &mut made.table)?;
+    if table == index {
+        let mut records = ImageWriter::new(ImageKind::Fdinfo);
+        for entry in files::dump(pid, descriptors, &mut made.table)? {
+            records.push(&entry);
         }
-        vmas.extend(self.guards.entries(around.criu)); // behind all mappings, also those that lie above them
-        let aios = aio::entries(flagged);
-        let mm = mm::entry(pid, &self.stat, &says.task, vmas, aios, self.auxv, &mut made.table)?;
-        let fs = super::fs(pid, self.umask, &mut made.table)?;
-        fault::point("mid.task.state")?;
-        made.images.push(single(ImageKind::Mm, inside, &mm)?);
-        made.images.push(single(ImageKind::Fs, inside, &fs)?);
-        made.images.push(single(ImageKind::Ids, inside, &ids::task(index, table))?);
-        made.losses.extend(self.losses);
-        Ok(())
+        let name = ImageKind::Fdinfo.file_name(u64::from(ids::files_id(table)));
+        made.images.push((name, records.finish()?));
     }
+    vmas.extend(mapped.guards.entries(around.criu)); // behind all mappings, also those that lie above them
+    let aios = aio::entries(mapped.flagged);
+    let mm = mm::entry(pid, &read.stat, &says.task, vmas, aios, read.auxv, &mut made.table)?;
+    let fs = super::fs(pid, read.umask, &mut made.table)?;
+    fault::point("mid.task.state")?;
+    made.images.push(single(ImageKind::Mm, inside, &mm)?);
+    made.images.push(single(ImageKind::Fs, inside, &fs)?);
+    made.images.push(single(ImageKind::Ids, inside, &ids::task(index, table))?);
+    made.losses.extend(mapped.losses);
+    Ok(())
 }
 
 /// Whose record it is, in the numbers of the tree's pid namespace.

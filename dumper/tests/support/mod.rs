@@ -14,11 +14,13 @@
 //! - [`untouched`]: all that must be the same of a process that was not taken away
 //! - [`random`]: sequences that a seed names
 //! - [`witness`]: reads the log of the victim `busy` and says whether one copy ran at a time
+//! - [`cgroup`]: a cgroup v2 for a test
 //! - [`huge`]: huge pages for a test, given back at its end
 //! - [`images`]: an image directory as JSON, and changes to it
 //! - `oracle`: compares what godwit and CRIU wrote about the same stopped process; part of the test `oracle` alone
 #![allow(dead_code, unused_imports, clippy::unwrap_used, missing_docs)]
 
+pub mod cgroup;
 pub mod child;
 pub mod huge;
 pub mod images;

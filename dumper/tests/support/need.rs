@@ -38,6 +38,7 @@ fn why_missing(name: &str) -> Option<String> {
         "criu-4.1" => lab::criu(lab::CriuVersion::V4_1).err(),
         "criu-4.2" => lab::criu(lab::CriuVersion::V4_2).err(),
         "crit" => lab::crit().err(),
+        "cgroup2" => super::cgroup::why_none(),
         "huge-pages" => super::huge::why_none(),
         "vm" => no_command("qemu-system-x86_64", "package qemu-system-x86").or_else(|| lab::guest().err()),
         "uffd" => (!Path::new("/proc/self/pagemap").exists()).then(|| "no pagemap".into()),

@@ -143,6 +143,8 @@ pub const TREES: &[Listed] = &[
     victim("cow"),
     victim("cow_writers"),
     victim("sigchld"),
+    victim("owners"),
+    victim("heirs"),
     victim("robust"),
     victim("pool"),
     victim("churn_tree"),

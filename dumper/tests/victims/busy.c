@@ -2,7 +2,7 @@
  * The witness of a live migration: threads that rewrite memory without a pause, and a clerk that stamps a
  * shared log. What the log and the memory must look like afterwards is checked by another program.
  *
- * busy MIB [THREADS [RECORD_US [PAGES_PER_SECOND]]]
+ * busy MIB [THREADS [RECORD_US [PAGES_PER_SECOND [CHILDREN]]]]
  *
  * Memory: every page carries (page number, generation, checksum). A writer thread owns every page whose
  * number is its own modulo the number of threads; it visits them in an order that depends on the round and
@@ -13,8 +13,10 @@
  *   count realtime_ns boottime_ns pid_namespace generations pages_wrong
  * where `count` goes up by one, kept in memory only, so that a copy that was started from an old state or
  * ran twice repeats or skips a number.
+ *
+ * Children, each with a child of its own in a group of theirs, keep quiet and check themselves when the root does.
  */
-#include "victim.h"
+#include "tree.h"
 
 static uint64_t (*memory)[512];
 static uint64_t page_count;
@@ -126,11 +128,46 @@ static uint64_t record(int log, uint64_t count)
 	return count + 1;
 }
 
+#define CHILDREN_MAX 16
+
+/* Waits to be asked, and is then what it was. */
+static void keep_quiet(uint64_t seed)
+{
+	char *page = must(mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+	struct place place = place_of_self();
+	fill_page(page, seed);
+	task_ready();
+	victim_wait();
+	expect_place(place);
+	expect_page("page", 0, page, seed);
+}
+
+static int grandchild(void *argument)
+{
+	keep_quiet(1000 + (intptr_t)argument);
+	return 60 + (intptr_t)argument;
+}
+
+static int child(void *argument)
+{
+	must(setpgid(0, 0));
+	pid_t below = tree_fork("grandchild", grandchild, argument);
+	keep_quiet(2000 + (intptr_t)argument);
+	tree_expect_exit("grandchild", below, 60 + (intptr_t)argument);
+	return 30 + (intptr_t)argument;
+}
+
 int main(int argc, char **argv)
 {
+	pid_t children[CHILDREN_MAX];
+	intptr_t child_count = argc > 5 ? atoi(argv[5]) : 0;
 	uint64_t mib = argc > 1 ? strtoul(argv[1], NULL, 10) : 32, count = 0;
 	long record_us = argc > 3 ? atol(argv[3]) : 1000;
-	victim_start();
+	if (child_count > CHILDREN_MAX)
+		broken("at most %d children", CHILDREN_MAX);
+	tree_start();
+	for (intptr_t i = 0; i < child_count; i++)
+		children[i] = tree_fork("child", child, (void *)i);
 	if (argc > 2)
 		thread_count = atoi(argv[2]);
 	/* Each writer's share is a power of two, so that odd strides meet every page. */
@@ -151,7 +188,7 @@ int main(int argc, char **argv)
 		writers[i].generation = 1;
 		must0(pthread_create(&writers[i].thread, NULL, write_memory, &writers[i]));
 	}
-	victim_ready();
+	tree_ready(2 * child_count);
 	/* By number of records and not by the clock: a frozen victim does not age. */
 	for (uint64_t left = LIFE_SECONDS * 1000000ull / (record_us + 100); left && !victim_asked(); left--) {
 		count = record(log, count);
@@ -163,6 +200,8 @@ int main(int argc, char **argv)
 		must0(pthread_join(writers[i].thread, NULL));
 	verify();
 	record(log, count);
+	for (intptr_t i = 0; i < child_count; i++)
+		tree_expect_exit("child", children[i], 30 + i);
 	say("COUNT %" PRIu64 " PAGES %" PRIu64 " WRITTEN %" PRIu64, count, page_count, generations());
 	victim_end();
 }

@@ -45,10 +45,13 @@ static void on_child(int signal, siginfo_t *info, void *context)
 		notice("child-stopped");
 }
 
+static atomic_bool watches;
+
 static void *watch_pipe(void *fd)
 {
 	char byte;
 	ssize_t got;
+	watches = true;
 	do
 		got = read((int)(long)fd, &byte, 1);
 	while (got == -1 && errno == EINTR);
@@ -71,6 +74,8 @@ static void watch(const char *name, int from_parent)
 		return;
 	must(prctl(PR_SET_PDEATHSIG, SIGUSR1));
 	must0(pthread_create(&thread, NULL, watch_pipe, (void *)(long)from_parent));
+	while (!watches)
+		nap_ms(1);
 }
 
 static void nap_to_the_end(void)

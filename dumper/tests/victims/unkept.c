@@ -117,6 +117,39 @@ static pid_t orphaned_group(void)
 	return leader;
 }
 
+/* A pipe whose reader's signals tell the descriptor's number. */
+#define ASYNC_READ 40
+#define ASYNC_WRITE 41
+
+static void set_async(void)
+{
+	int fds[2];
+	sigset_t wanted;
+	must(pipe(fds));
+	must(dup2(fds[0], ASYNC_READ));
+	must(dup2(fds[1], ASYNC_WRITE));
+	close(fds[0]);
+	close(fds[1]);
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGRTMIN + 3);
+	must(sigprocmask(SIG_BLOCK, &wanted, NULL));
+	must(fcntl(ASYNC_READ, F_SETOWN, getpid()));
+	must(fcntl(ASYNC_READ, F_SETSIG, SIGRTMIN + 3));
+	must(fcntl(ASYNC_READ, F_SETFL, O_ASYNC));
+}
+
+static bool async_tells_number(void)
+{
+	struct timespec limit = { 5, 0 };
+	siginfo_t info;
+	sigset_t wanted;
+	sigemptyset(&wanted);
+	sigaddset(&wanted, SIGRTMIN + 3);
+	if (write(ASYNC_WRITE, "x", 1) != 1 || sigtimedwait(&wanted, &info, &limit) == -1)
+		broken("no signal of the pipe");
+	return info.si_fd == ASYNC_READ;
+}
+
 static void set(const char *name)
 {
 	struct attributes attributes = { .size = sizeof attributes };
@@ -125,6 +158,8 @@ static void set(const char *name)
 		return;
 	if (!strcmp(name, "ioprio"))
 		want(syscall(SYS_ioprio_set, 1, 0, 2 << 13 | 7));
+	else if (!strcmp(name, "async"))
+		set_async();
 	else if (!strcmp(name, "affinity")) {
 		CPU_ZERO(&one);
 		CPU_SET(1, &one);
@@ -225,6 +260,8 @@ static bool still(const char *name)
 	unsigned value = 0;
 	if (!strcmp(name, "ioprio"))
 		return syscall(SYS_ioprio_get, 1, 0) == (2 << 13 | 7);
+	if (!strcmp(name, "async"))
+		return async_tells_number();
 	if (!strcmp(name, "affinity")) {
 		cpu_set_t now;
 		return sched_getaffinity(0, sizeof now, &now) == 0 && CPU_COUNT(&now) == 1;

@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 
 use godwit_wire::image::fown::FownEntry;
 
-use super::Descriptor;
+use super::{Around, Descriptor};
 use crate::error::DumpError;
 use crate::procfs;
 use crate::refusal::Findings;
@@ -23,16 +23,31 @@ mod owner {
     pub const GROUP: i32 = 2;
 }
 
-/// Refuses an owner that a restore would not find: it sets owners when there is the process alone, without its
-/// threads, and wants each to exist.
-pub fn check(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) {
+/// Refuses an owner that a restore would not find. CRIU sets owners as it opens files, when every process of the tree has
+/// been made and is in its group, but none has threads of its own yet (criu/cr-restore.c, CR_STATE_FORKING and
+/// CR_STATE_RESTORE).
+pub fn check(pid: Pid, descriptor: &Descriptor, around: &Around, findings: &mut Findings) {
     let Ok(owner) = sys::fcntl::owner(descriptor.copy.as_fd()) else { return };
-    if owner.pid == 0 || owner.pid == pid.as_raw() {
+    let is_restored = match owner.kind {
+        _ if owner.pid == 0 => true,
+        owner::GROUP => is_group_of(owner.pid, around),
+        // The first thread of a process has its number.
+        _ => around.tree.contains(&Pid::from_raw(owner.pid)),
+    };
+    let tells_number = owner.pid != 0
+        && descriptor.file_flags() & libc::O_ASYNC as u32 != 0
+        && sys::fcntl::signal(descriptor.copy.as_fd()).is_ok_and(|signal| signal != 0);
+    if is_restored && tells_number {
+        // criu/files.c, set_fd_flags: the kernel takes the number that the file has there.
+        findings.lose(
+            descriptor.subject(pid),
+            "its signals (O_ASYNC, F_SETSIG) tell of another descriptor's number (si_fd) after a restore",
+        );
+    }
+    if is_restored {
         return;
     }
-    let own_group = || procfs::stat::read(pid).is_ok_and(|stat| stat.pgrp == owner.pid);
     let whom = match owner.kind {
-        owner::GROUP if own_group() => return,
         owner::GROUP => "process group",
         owner::THREAD => "thread",
         _ => "process",
@@ -40,8 +55,15 @@ pub fn check(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) {
     findings.refuse(
         descriptor.subject(pid),
         format!("its signals go to {whom} {} (F_SETOWN), which is not there when CRIU sets that", owner.pid),
-        "let the program take them itself, or close it",
+        "let a process of the tree take them, or close it",
     );
+}
+
+/// Whether a process group is one of the tree. That of a root which was born into it is that of `criu` after a restore.
+fn is_group_of(group: i32, around: &Around) -> bool {
+    let is_in_it = |pid: Pid| procfs::stat::read(pid).is_ok_and(|stat| stat.pgrp == group);
+    let is_outside = around.root.as_raw() != group && is_in_it(around.root);
+    !is_outside && around.tree.iter().any(|pid| is_in_it(*pid))
 }
 
 /// Reads the owner of an open file, which has passed [`check`]. All of it belongs to the open file description, so
@@ -59,8 +81,23 @@ pub fn read(pid: Pid, descriptor: &Descriptor) -> Result<FownEntry, DumpError> {
     if owner.pid == 0 {
         return Ok(FownEntry { signum: signum as u32, uid, euid, ..FownEntry::default() });
     }
-    let status = procfs::status::read(pid)?;
-    let ids = if owner.kind == owner::GROUP { status.ns_pgid } else { status.ns_pid };
-    let inside = ids.last().copied().unwrap_or(owner.pid);
+    let inside = inside(pid, &owner)?;
     Ok(FownEntry { uid, euid, signum: signum as u32, pid_type: owner.kind as u32, pid: inside as u32 })
+}
+
+/// The owner as it numbers itself.
+fn inside(pid: Pid, owner: &sys::fcntl::Owner) -> Result<i32, DumpError> {
+    let innermost = |ids: Vec<i32>| ids.last().copied().unwrap_or(owner.pid);
+    let of = Pid::from_raw(owner.pid);
+    if owner.kind != owner::GROUP {
+        return Ok(innermost(procfs::status::read(of)?.ns_pid));
+    }
+    // Whoever is in the group knows it; its leader may be gone.
+    let is_in_it = |pid: &Pid| procfs::stat::read(*pid).is_ok_and(|stat| stat.pgrp == owner.pid);
+    let member = [pid, of].into_iter().find(is_in_it);
+    let member = match member {
+        Some(member) => member,
+        None => procfs::tree::processes()?.into_iter().find(is_in_it).unwrap_or(pid),
+    };
+    Ok(innermost(procfs::status::read(member)?.ns_pgid))
 }

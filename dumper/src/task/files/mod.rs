@@ -146,26 +146,32 @@ pub fn classify(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) -> O
 /// Pipes that a process outside of a tree holds an end of, and one such process.
 pub type HeldElsewhere = HashMap<PathBuf, i32>;
 
-/// Looks for the pipes that processes outside of a tree hold an end of. `all` are the descriptors of the tree.
-pub fn held_elsewhere<'a>(tree: &BTreeSet<Pid>, all: impl Iterator<Item = &'a Descriptor>) -> HeldElsewhere {
-    let is_pipe = |target: &&Path| target.as_os_str().as_bytes().starts_with(b"pipe:[");
-    let targets = all.map(|descriptor| descriptor.target.as_path());
-    pipe::held_elsewhere(tree, &targets.filter(is_pipe).collect())
+/// What must be known of a tree, and of all others, to tell whether one of its descriptors can be restored.
+#[derive(Debug)]
+pub struct Around {
+    root: Pid,
+    /// All processes of the tree.
+    tree: BTreeSet<Pid>,
+    held_elsewhere: HeldElsewhere,
+}
+
+impl Around {
+    /// Looks for the pipes that processes outside of a tree hold an end of. `all` are the descriptors of the tree.
+    pub fn look<'a>(root: Pid, tree: BTreeSet<Pid>, all: impl Iterator<Item = &'a Descriptor>) -> Around {
+        let is_pipe = |target: &&Path| target.as_os_str().as_bytes().starts_with(b"pipe:[");
+        let targets = all.map(|descriptor| descriptor.target.as_path());
+        let held_elsewhere = pipe::held_elsewhere(&tree, &targets.filter(is_pipe).collect());
+        Around { root, tree, held_elsewhere }
+    }
 }
 
 /// Checks every descriptor of a process; what cannot be dumped is refused by name.
 /// A deleted file may hold `ghost_limit` bytes.
-pub fn check_all(
-    pid: Pid,
-    all: &[Descriptor],
-    ghost_limit: u64,
-    held_elsewhere: &HeldElsewhere,
-    findings: &mut Findings,
-) {
+pub fn check_all(pid: Pid, all: &[Descriptor], ghost_limit: u64, around: &Around, findings: &mut Findings) {
     for descriptor in all {
         let kind = classify(pid, descriptor, findings);
         if kind.is_some() {
-            fown::check(pid, descriptor, findings);
+            fown::check(pid, descriptor, around, findings);
         }
         match kind {
             Some(Kind::Regular) if ghost::is_deleted(&descriptor.stat) => {
@@ -173,7 +179,7 @@ pub fn check_all(
                 ghost::check(&at, &descriptor.stat, ghost_limit, descriptor.subject(pid), findings);
             }
             Some(Kind::Regular) => reg::check(pid, descriptor, findings),
-            Some(Kind::Pipe) => pipe::check(pid, descriptor, held_elsewhere, findings),
+            Some(Kind::Pipe) => pipe::check(pid, descriptor, &around.held_elsewhere, findings),
             Some(Kind::Memory) => {
                 memfd::check(descriptor.stat.st_size as u64, descriptor.subject(pid), findings);
             }

@@ -25,8 +25,8 @@ pub enum Rule {
     Ours(u64),
     /// Both write it, godwit with these bits set beside CRIU's.
     OursWith(u64),
-    /// Both write it, CRIU with some of these bits set beside godwit's.
-    TheirsWith(u64),
+    /// Both write it, and these bits need not agree.
+    ButFor(u64),
     /// godwit's number is smaller by so much.
     Behind(u64),
     /// CRIU writes this value.
@@ -37,6 +37,8 @@ pub enum Rule {
     OnlyTheirs,
     /// The same, with this value.
     OnlyTheirsIs(u64),
+    /// The same, on some machines.
+    OnlyTheirsHere(u64),
     /// Both write it, and the values need not agree; the reason stands in the list.
     Free,
     /// The same, for what goes on between the two dumps, and may be equal by chance.
@@ -57,7 +59,7 @@ pub struct Explained {
 impl Rule {
     /// Whether a run over everything may not need it, by chance.
     pub fn is_of_chance(self) -> bool {
-        matches!(self, Rule::Within(_) | Rule::Moves | Rule::TheirsWith(_))
+        matches!(self, Rule::Within(_) | Rule::Moves | Rule::ButFor(_) | Rule::OnlyTheirsHere(_))
     }
 }
 
@@ -418,11 +420,11 @@ fn holds(rule: Rule, ours: Option<&Value>, theirs: Option<&Value>, renumbering: 
         (Rule::OursWith(bits), Some(a), Some(b)) => {
             a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a == b | bits && b & bits == 0)
         }
-        (Rule::TheirsWith(bits), Some(a), Some(b)) => {
-            a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| a & b == a && (a ^ b) & !bits == 0)
+        (Rule::ButFor(bits), Some(a), Some(b)) => {
+            a.as_u64().zip(b.as_u64()).is_some_and(|(a, b)| (a ^ b) & !bits == 0)
         }
         (Rule::OnlyOursAny, Some(_), None) | (Rule::OnlyTheirs, None, Some(_)) => true,
-        (Rule::OnlyTheirsIs(value), None, Some(b)) => b.as_u64() == Some(value),
+        (Rule::OnlyTheirsIs(value) | Rule::OnlyTheirsHere(value), None, Some(b)) => b.as_u64() == Some(value),
         (Rule::Free | Rule::Moves, Some(_), Some(_)) => true,
         _ => false,
     }
