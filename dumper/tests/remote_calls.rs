@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use godwit_dumper::freeze::seize::{self, FreezeError, Frozen};
 use godwit_dumper::procfs::maps;
-use godwit_dumper::remote::{Gadgets, RemoteError, SCRATCH_HINT, Session, find_leftovers};
+use godwit_dumper::remote::{Gadgets, RemoteError, SCRATCH_HINT, Session, Telling, Told, find_leftovers};
 use nix::errno::Errno;
 use nix::unistd::Pid;
 use remote::{Victim, compile, is_untraced, map_of};
@@ -22,6 +22,37 @@ const ETIMEDOUT: i64 = Errno::ETIMEDOUT as i64;
 
 fn ask(session: &mut Session<'_>, pid: Pid) {
     assert_eq!(session.syscall(libc::SYS_getpid, [0; 6]).unwrap(), pid.as_raw() as u64);
+    let told = session.told(&actions()).unwrap();
+    assert_eq!(told.len(), actions().len());
+    for (one, told) in actions().iter().zip(&told).step_by(9) {
+        assert_eq!(by_itself(session, one), *told, "{one:?}");
+    }
+    assert_eq!(session.syscall(libc::SYS_getpid, [0; 6]).unwrap(), pid.as_raw() as u64);
+}
+
+/// Asks for the actions of all signals, and of two that there are not.
+fn actions() -> Vec<Telling> {
+    let action =
+        |signal| Telling { nr: libc::SYS_rt_sigaction, args: [signal, 0, 0, 8, 0, 0], at: 2, len: 32 };
+    (0..=65).map(action).collect()
+}
+
+fn by_itself(session: &mut Session<'_>, one: &Telling) -> Told {
+    let scratch = session.scratch().unwrap();
+    let mut args = one.args;
+    args[one.at] = scratch.addr;
+    match session.syscall(one.nr, args) {
+        Ok(_) => {}
+        Err(RemoteError::Call { errno, .. }) => return Err(errno),
+        Err(error) => panic!("{error}"),
+    }
+    let mut bytes = [0; 32];
+    session.read(scratch.addr, &mut bytes).unwrap();
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(bytes.as_chunks::<8>().0) {
+        *word = u64::from_le_bytes(*bytes);
+    }
+    Ok(words)
 }
 
 /// Stops it, asks it something, lets it go; several times, at once and with pauses, for as long as it lives.
@@ -186,6 +217,7 @@ fn threads_that_come_and_go_are_all_stopped() {
     let mut victim = Victim::start(dir.path(), &program, &["threads"]);
     victim.wait_for("READY");
     let pid = victim.pid();
+    let mut strokes = 0;
     for _ in 0..50 {
         let frozen = seize::seize(pid).unwrap();
         let listed = godwit_dumper::procfs::tree::threads(pid).unwrap();
@@ -195,16 +227,23 @@ fn threads_that_come_and_go_are_all_stopped() {
         assert_eq!(stopped, listed);
         let mut session = frozen.remote(pid).unwrap();
         ask(&mut session, pid);
+        let of_leader = session.told(&actions()).unwrap();
         for tid in listed.iter().filter(|tid| **tid != pid) {
             let mut beside = frozen.remote_beside(&session, *tid).unwrap();
             assert_eq!(beside.syscall(libc::SYS_gettid, [0; 6]).unwrap(), tid.as_raw() as u64);
             assert_ne!(beside.scratch().unwrap(), session.scratch().unwrap());
+            // But for those that are being made, which block all signals.
+            strokes += u32::from(beside.tells_at_one_stroke());
+            let told = beside.told(&actions()).unwrap();
+            assert_eq!(told.iter().filter(|told| told.is_err()).count(), 2);
+            assert_eq!(told, of_leader);
             beside.finish().unwrap();
         }
         ask(&mut session, pid);
         drop(session);
         frozen.thaw().unwrap();
     }
+    assert!(strokes > 50, "{strokes} threads were asked at one stroke");
     victim.release();
     assert_eq!(victim.wait(Duration::from_secs(10)), Some(0), "{}", victim.output());
 }

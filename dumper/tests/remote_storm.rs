@@ -19,7 +19,7 @@ use godwit_dumper::freeze::seize;
 use godwit_dumper::prepare::leftovers;
 use godwit_dumper::procfs::status;
 use godwit_dumper::refusal::Findings;
-use godwit_dumper::remote::{SCRATCH_HINT, SCRATCH_SLOTS, SCRATCH_STRIDE, Session};
+use godwit_dumper::remote::{SCRATCH_HINT, SCRATCH_SLOTS, SCRATCH_STRIDE, Session, Telling};
 use nix::unistd::Pid;
 use remote::{Random, Victim, compile, eventually, is_untraced, map_of};
 
@@ -235,6 +235,13 @@ fn trace_until_killed() {
 
 fn calls(session: &mut Session<'_>, pid: Pid) {
     let scratch = session.scratch().unwrap();
+    // Many at one stroke: the kill can come anywhere in a chain of frames.
+    let action =
+        |signal| Telling { nr: libc::SYS_rt_sigaction, args: [signal, 0, 0, 8, 0, 0], at: 2, len: 32 };
+    for _ in 0..4 {
+        let told = session.told(&(1..=64).map(action).collect::<Vec<_>>()).unwrap();
+        assert!(told.iter().all(Result::is_ok));
+    }
     assert_eq!(session.syscall(libc::SYS_getpid, [0; 6]).unwrap(), pid.as_raw() as u64);
     // A call that lasts: the kill can come while the thread sleeps in it.
     session.write(scratch.addr, &[0u64.to_le_bytes(), 150_000u64.to_le_bytes()].concat()).unwrap();

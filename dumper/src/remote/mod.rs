@@ -29,5 +29,5 @@ pub use error::RemoteError;
 pub use gadget::Gadgets;
 pub use session::{
     ANSWER_BYTES, SCRATCH_HINT, SCRATCH_NAME, SCRATCH_SLOTS, SCRATCH_STRIDE, Scratch, Session, Surroundings,
-    Target, Telling, find_leftovers,
+    Target, Telling, Told, find_leftovers,
 };

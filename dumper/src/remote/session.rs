@@ -155,7 +155,7 @@ fn is_traced_by_others(pid: Pid) -> bool {
     threads.iter().any(|tid| status::read_thread(pid, *tid).is_ok_and(|status| !is_us(status.tracer_pid)))
 }
 
-pub use told::{ANSWER_BYTES, Telling};
+pub use told::{ANSWER_BYTES, Telling, Told};
 
 /// A thread in a ptrace stop of kind PTRACE_EVENT_STOP, and the state it must come back to.
 #[derive(Clone, Copy)]

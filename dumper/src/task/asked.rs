@@ -14,7 +14,7 @@ use godwit_wire::image::timer::{ItimerEntry, PosixTimerEntry, TaskTimersEntry};
 use super::settings;
 use crate::error::DumpError;
 use crate::procfs::timers::Timer;
-use crate::remote::{ANSWER_BYTES, RemoteError, Session, Telling, judge};
+use crate::remote::{ANSWER_BYTES, RemoteError, Session, Telling, Told, judge};
 
 /// Signals whose action is listed: all but SIGKILL and SIGSTOP, 62 of them.
 const SIGNALS: std::ops::RangeInclusive<u64> = 1..=64;
@@ -99,7 +99,7 @@ pub async fn task(
     let mut answers = asking.tell(&questions).await?.into_iter();
     let mut next = || answers.next().unwrap_or(Err(Errno::ENOSYS));
     let tid = asking.tid();
-    let needed = |answer: Answer, nr| answer.map_err(|errno| RemoteError::Call { tid, nr, errno });
+    let needed = |answer: Told, nr| answer.map_err(|errno| RemoteError::Call { tid, nr, errno });
     let mut actions = Vec::with_capacity(62);
     for _ in 0..62 {
         actions.push(sa_entry(needed(next(), libc::SYS_rt_sigaction)?));
@@ -149,8 +149,6 @@ pub async fn thread(session: &mut Session<'_>) -> Result<ThreadSays, DumpError> 
     })
 }
 
-type Answer = Result<[u64; ANSWER_BYTES / 8], Errno>;
-
 /// `rt_sigaction(2)`.
 fn sigaction(signal: u64) -> Telling {
     Telling { nr: libc::SYS_rt_sigaction, args: [signal, 0, 0, 8, 0, 0], at: 2, len: 32 }
@@ -196,7 +194,7 @@ impl Asking<'_, '_> {
     }
 
     /// As [`Asking::try_call`], of calls that answer in memory.
-    async fn tell(&mut self, calls: &[Telling]) -> Result<Vec<Answer>, RemoteError> {
+    async fn tell(&mut self, calls: &[Telling]) -> Result<Vec<Told>, RemoteError> {
         for call in calls {
             must_be_listed(call.nr, &call.args);
         }

@@ -173,7 +173,7 @@ static void counter(void)
 		_exit(0);
 	}
 	say("READY\n");
-	for (int i = 0; i < 20000 && count < SIGNALS; i++)
+	for (int i = 0; i < 10 * SIGNALS && count < SIGNALS; i++)
 		poll(NULL, 0, 1);
 	dprintf(1, "COUNT %d\n", count);
 }

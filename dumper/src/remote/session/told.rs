@@ -8,14 +8,15 @@
 //!
 //! A stop and a start cost ten times as much as such a call, and a process is asked seventy.
 
+use std::time::Instant;
+
+use godwit_wire::fault;
 use nix::errno::Errno;
 
 use super::{ALL_SIGNALS, Flight, RemoteError, Scratch, Session, State};
 use crate::remote::arch;
+use crate::remote::waiting::block_on;
 use crate::sys::ptrace;
-use godwit_wire::fault;
-
-use std::time::Instant;
 
 /// Most bytes that a call may answer with.
 pub const ANSWER_BYTES: usize = 32;
@@ -57,7 +58,23 @@ impl Telling {
     }
 }
 
+/// What came of such a call: the answer as words, or an error number.
+pub type Told = Result<[u64; ANSWER_BYTES / 8], Errno>;
+
 impl Session<'_> {
+    /// [`Session::tell`], waited for.
+    ///
+    /// # Errors
+    /// As [`Session::tell`].
+    pub fn told(&mut self, calls: &[Telling]) -> Result<Vec<Told>, RemoteError> {
+        block_on(self.tell(calls))
+    }
+
+    /// Whether it makes them at one stroke.
+    pub fn tells_at_one_stroke(&self) -> bool {
+        self.bell().is_some()
+    }
+
     /// Makes calls that answer in memory, and that nothing but an error number could come of; the answers in order, as
     /// words, or that number.
     ///
@@ -66,10 +83,7 @@ impl Session<'_> {
     ///
     /// # Errors
     /// As [`Session::call`], but for error numbers.
-    pub async fn tell(
-        &mut self,
-        calls: &[Telling],
-    ) -> Result<Vec<Result<[u64; ANSWER_BYTES / 8], Errno>>, RemoteError> {
+    pub async fn tell(&mut self, calls: &[Telling]) -> Result<Vec<Told>, RemoteError> {
         let scratch = self.scratch()?;
         let mut told = Vec::with_capacity(calls.len());
         let at_once = (scratch.len / (ANSWER_BYTES + arch::LINK_BYTES)).saturating_sub(1);
@@ -92,11 +106,7 @@ impl Session<'_> {
         Ok(told)
     }
 
-    async fn tell_one(
-        &mut self,
-        call: &Telling,
-        scratch: Scratch,
-    ) -> Result<Result<[u64; ANSWER_BYTES / 8], Errno>, RemoteError> {
+    async fn tell_one(&mut self, call: &Telling, scratch: Scratch) -> Result<Told, RemoteError> {
         self.write(scratch.addr, &[0; ANSWER_BYTES])?;
         match self.call(call.nr, call.with_answer_at(scratch.addr)).await {
             Ok(_) => {}
