@@ -57,7 +57,7 @@ use crate::step::{Step, Steps};
 use crate::sys::ptrace::SignalQueue;
 use crate::task::aio::{self, Rings};
 use crate::task::asked::{self, TaskSays};
-use crate::task::files::{self, Descriptor, FileTable};
+use crate::task::files::{self, Around, Descriptor, FileTable, OfTree};
 use crate::task::interrupted::Interrupted;
 use crate::task::shmem::{self, Holder, Segment};
 use crate::task::threads::{self, Thread, Told};
@@ -136,8 +136,10 @@ struct Host {
 }
 
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
+    options.check()?;
     steps.run(Step::RaiseLimits, limits::raise)?;
-    let root = steps.run(Step::RootItem, || Root::open(options.pid, options.ghost_limit))?;
+    let root =
+        steps.run(Step::RootItem, || Root::open(options.pid, options.ghost_limit, &options.provided))?;
     let claims = Claims::default();
     let tree = claims.tree(root.pid)?;
     leftovers::thaw_tree(&root.boot_id, &tree, &options.state_dir)?;
@@ -165,7 +167,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     let mut findings = Findings::default();
     seen.tasks.iter().for_each(|seen| seen.guards.losses(seen.task.pid, criu, &mut findings));
     losses.extend(survey::verdict(findings, options.strict)?);
-    if options.no_kill_first && target.is_same_machine() && seen.has_locks() {
+    if options.no_kill_first && target.is_same_machine() && seen.is_bound() {
         return Err(handover::refuse_kill_first(root.pid));
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
@@ -278,6 +280,8 @@ fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, 
 struct Collected {
     /// Of each process, as they stand in the tree.
     descriptors: Vec<Vec<Descriptor>>,
+    /// What they are in the tree.
+    tree: OfTree,
     /// Which process was the first that had the descriptor table of each.
     tables: Vec<usize>,
     locks: FileLocks,
@@ -303,14 +307,14 @@ fn collect(
     let descriptors = tasks.iter().map(|task| files::open_all(task.pid, &task.pidfd));
     let descriptors: Vec<Vec<Descriptor>> = descriptors.collect::<Result<_, _>>()?;
     let by_task = || tasks.iter().zip(&descriptors).map(|(task, all)| (task.pid, &all[..]));
-    steps.run(Step::CheckpointDevices, || {
+    let tree = steps.run(Step::CheckpointDevices, || {
         pids.iter().try_for_each(|pid| plugins::checkpoint_devices(*pid))?;
-        let inside = pids.iter().copied().collect();
-        let held_elsewhere = files::held_elsewhere(&inside, descriptors.iter().flatten());
+        let living = tasks.iter().zip(&descriptors).map(|(task, all)| (task, &all[..]));
+        let tree = OfTree::look(root.ghost_limit, &root.provided, living, &stopped.zombies);
         for (pid, all) in by_task() {
-            survey::descriptors_of(pid, all, root.ghost_limit, &held_elsewhere, &mut late);
+            survey::descriptors_of(&Around { pid, tree: &tree }, all, &mut late);
         }
-        Ok(())
+        Ok(tree)
     })?;
     let tables = steps.run(Step::CollectIds, || {
         for task in tasks {
@@ -351,7 +355,7 @@ fn collect(
     steps.run(Step::CollectLsm, || pids.iter().try_for_each(|pid| survey::lsm(*pid, &mut late)))?;
     let losses = survey::late_verdict(late, &host.losses, options.strict)?;
     stopped.alarm.check(Step::CollectLsm)?;
-    Ok(Collected { descriptors, tables, locks, seccomp, losses })
+    Ok(Collected { descriptors, tree, tables, locks, seccomp, losses })
 }
 
 /// The tasks, dumped: their pages are sent, their own images handed over.
@@ -598,7 +602,9 @@ fn task_state(
     let files = collected.tables[index];
     if files == index {
         let mut descriptors = ImageWriter::new(ImageKind::Fdinfo);
-        for entry in files::dump(pid, &collected.descriptors[index], table)? {
+        for entry in
+            files::dump(&Around { pid, tree: &collected.tree }, &collected.descriptors[index], table)?
+        {
             descriptors.push(&entry);
         }
         let name = ImageKind::Fdinfo.file_name(u64::from(ids::files_id(files)));
@@ -656,7 +662,8 @@ struct SealedSet {
     stats: DumpStats,
     report: Option<RoundReport>,
     restore_options: Vec<String>,
-    has_locks: bool,
+    /// Whether its copy could not be beside it on the same kernel.
+    is_bound: bool,
     /// What only the freeze showed to be lost.
     losses: Vec<Loss>,
 }
@@ -684,8 +691,8 @@ fn finish(
     steps.run(Step::DumpCgroups, || finish::cgroups(root, &pids, &host.cgroup))?;
     steps.run(Step::FixExternalUnixSockets, || finish::no_outside_state(by_task()))?;
     steps.run(Step::TtyPostActions, || finish::no_outside_state(by_task()))?;
-    let has_locks = locks.is_some();
-    if has_locks {
+    let is_bound = locks.is_some() || state.table.has_fifos();
+    if locks.is_some() {
         images.need_option("--file-locks");
     }
     if stopped.places.first().is_some_and(|(_, root)| root.sid != root.pid) {
@@ -716,7 +723,7 @@ fn finish(
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     let losses = collected.losses.into_iter().chain(state.losses).collect();
     let (processes, zombies) = (tasks.len(), stopped.zombies.len());
-    Ok(SealedSet { processes, zombies, stats, report: Some(report), restore_options, has_locks, losses })
+    Ok(SealedSet { processes, zombies, stats, report: Some(report), restore_options, is_bound, losses })
 }
 
 /// How it ended: what the destination says, and how long the process stood still.
@@ -742,7 +749,7 @@ fn hand_over(
     };
     let tree = tasks.into_iter().enumerate().map(member).collect();
     let handed_over =
-        handover::end(options, &host.root, tree, &host.target, frozen, &host.cgroup, sealed.has_locks)?;
+        handover::end(options, &host.root, tree, &host.target, frozen, &host.cgroup, sealed.is_bound)?;
     let downtime = handed_over.running_at.map_or(alarm.elapsed(), |at| at.duration_since(alarm.begun()));
     Ok(Ended { handed_over, downtime })
 }

@@ -23,21 +23,23 @@ const KINDS: &[(&str, Subject, &str)] = &[
     ("udp-socket", Subject::Fd, "a UDP"),
     ("netlink-socket", Subject::Fd, "netlink"),
     ("vsock", Subject::Fd, "a socket"),
-    ("eventfd", Subject::Fd, "an event counter (eventfd)"),
-    ("epoll", Subject::Fd, "(epoll)"),
-    ("timerfd", Subject::Fd, "(timerfd)"),
-    ("signalfd", Subject::Fd, "(signalfd)"),
+    ("epoll-closed", Subject::Fd, "was added as descriptor 79, and no process of the tree has it"),
+    ("epoll-foreign", Subject::Fd, "was added as descriptor 79, and only process"),
+    ("epoll-twice", Subject::Fd, "as 78 only, which is watched as well"),
+    ("alarm-timer", Subject::Fd, "wakes a sleeping machine"),
+    ("packets", Subject::Fd, "packet mode"),
     ("inotify", Subject::Fd, "(inotify)"),
     ("fanotify", Subject::Fd, "(fanotify)"),
     ("io_uring", Subject::Fd, "(io_uring)"),
     ("perf", Subject::Fd, "(perf)"),
     ("userfaultfd", Subject::Fd, "(userfaultfd)"),
-    ("pidfd", Subject::Fd, "(pidfd)"),
+    ("pidfd-outside", Subject::Fd, "which is not of the tree"),
+    ("pidfd-thread", Subject::Fd, "PIDFD_THREAD"),
     ("bpf", Subject::Fd, "a BPF map"),
     ("mqueue", Subject::Fd, "a message queue"),
     ("namespace", Subject::Fd, "a handle on a namespace"),
     ("path-only", Subject::Fd, "O_PATH"),
-    ("named-pipe", Subject::Fd, "a named pipe"),
+    ("named-pipe-outside", Subject::Fd, "has this named pipe open"),
     ("device", Subject::Fd, "device"),
     ("own-proc", Subject::Fd, "in /proc"),
     ("dead-proc", Subject::Fd, "in /proc"),
@@ -278,7 +280,7 @@ fn the_machine_itself_can_be_asked_about() {
 fn what_appears_at_the_last_moment_is_refused_and_the_process_runs_on() {
     require!("root", "cc");
     let scene = Scene::new("doctor-late");
-    let mut victim = Victim::start(&scene, "odd", &["late-eventfd"]);
+    let mut victim = Victim::start(&scene, "odd", &["late-packets"]);
     let (code, told) = examine(&scene, victim.pid);
     assert_eq!(code, Some(0), "{told}");
     let images = scene.subdir("images");
@@ -292,9 +294,8 @@ fn what_appears_at_the_last_moment_is_refused_and_the_process_runs_on() {
     eventually("it has opened", Duration::from_secs(10), || victim.dir().join("opened").exists());
     let finished = running.finish(Duration::from_secs(60));
     assert_eq!(finished.code(), Some(3), "{finished}");
-    let why =
-        format!("process {pid}, fd 77 (anon_inode:[eventfd]): an event counter (eventfd) is not dumped yet");
-    assert!(finished.stderr.contains(&why), "{finished}");
+    let why = format!("process {pid}, fd 77 (pipe:[");
+    assert!(finished.stderr.contains(&why) && finished.stderr.contains("packet mode"), "{finished}");
     victim.expect_untouched();
     assert!(std::fs::read_dir(&images).unwrap().next().is_none(), "something is left in the directory");
     // Once it is closed nothing is in the way.
@@ -311,7 +312,7 @@ fn what_appears_at_the_last_moment_is_refused_and_the_process_runs_on() {
 fn a_script_can_mend_what_would_be_refused() {
     require!("root", "cc");
     let scene = Scene::new("doctor-script");
-    let mut victim = Victim::start(&scene, "odd", &["late-eventfd"]);
+    let mut victim = Victim::start(&scene, "odd", &["late-packets"]);
     victim.tell("open");
     eventually("it has opened", Duration::from_secs(10), || victim.dir().join("opened").exists());
     assert_eq!(examine(&scene, victim.pid).0, Some(3));

@@ -18,13 +18,14 @@ use crate::handover::freezer::Freezer;
 use crate::prepare::root::Root;
 use crate::prepare::{leftovers, survey};
 use crate::refusal::Findings;
+use crate::task::files::provided::AllProvided;
 
 /// Looks at a process without touching it.
 ///
 /// # Errors
 /// When it does not exist or may not be looked at.
-pub fn examine(pid: Pid, ghost_limit: u64) -> Result<Findings, DumpError> {
-    let root = match Root::open(pid, ghost_limit) {
+pub fn examine(pid: Pid, ghost_limit: u64, provided: &AllProvided) -> Result<Findings, DumpError> {
+    let root = match Root::open(pid, ghost_limit, provided) {
         Err(DumpError::Refused(refusals)) => {
             return Ok(Findings { refusals: refusals.0, ..Findings::default() });
         }

@@ -22,5 +22,6 @@ pub mod process_vm;
 pub mod ptrace;
 pub mod rlimit;
 pub mod sched;
+pub mod timerfd;
 pub mod userfaultfd;
 pub mod wait;

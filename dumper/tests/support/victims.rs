@@ -110,6 +110,11 @@ pub const ALL: &[Listed] = &[
     victim("tsync").args(&["other"]).criu(&["other", "apart"]).but(&[(In::Oracle, "as above")]),
     victim("sandbox"),
     victim("sandbox").args(&["deny"]),
+    victim("eventfd"),
+    victim("timerfd").criu(&["by-criu"]),
+    victim("signalfd"),
+    victim("epoll").criu(&["by-criu"]),
+    victim("fifo").but(&[(In::LeaveRunning, "source and copy would be one pipe")]),
     victim("shrink").but(&[(In::SecondCopy, "both copies cut one file")]),
 ];
 
@@ -138,6 +143,8 @@ pub const TREES: &[Listed] = &[
     victim("reparented").args(&["daemon"]).but(ORPHANS_OF_DEAD_SESSIONS),
     victim("pipes").but(&[(In::SecondCopy, "its check writes to its files")]),
     victim("sharefiles"),
+    victim("epoll_tree"),
+    victim("pidfd"),
     victim("sharedmem").but(&[(In::SecondCopy, "its check writes to its files")]),
     victim("sharedmem").args(&["live"]).but(&[(In::SecondCopy, "it writes to its files all the time")]),
     victim("cow"),

@@ -62,7 +62,7 @@ pub fn check(at: &Path, stat: &FileStat, limit: u64, subject: Subject, findings:
     let held = held_bytes(stat);
     let is_huge = || filesystem::magic(stat.st_dev, || statfs(at)) == Some(HUGETLBFS_MAGIC.0);
     match kind {
-        SFlag::S_IFDIR => {}
+        SFlag::S_IFDIR | SFlag::S_IFIFO => {}
         SFlag::S_IFREG if is_huge() => findings.refuse(
             subject,
             "its file is deleted and lies on hugetlbfs, where a restore cannot write it anew",
@@ -77,7 +77,7 @@ pub fn check(at: &Path, stat: &FileStat, limit: u64, subject: Subject, findings:
         SFlag::S_IFREG => {
             findings.refuse(subject, "its file is deleted, and too large for an image", close);
         }
-        _ => findings.refuse(subject, "it is deleted, and only files and directories are made anew", close),
+        _ => findings.refuse(subject, "it is deleted, and only files, directories and named pipes are made anew", close),
     }
 }
 
