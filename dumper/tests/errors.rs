@@ -353,7 +353,7 @@ fn what_cannot_be_moved_is_refused_by_name() {
         "epoll-closed",
         "alarm-timer",
         "pidfd-outside",
-        "inotify",
+        "inotify-gone",
         "io_uring",
     ];
     let mut wrong = Vec::new();

@@ -47,6 +47,36 @@ impl FdInfo {
         self.lines_of("tfd:").map(epoll_target).collect()
     }
 
+    /// The watches of an inotify group, newest first (fs/notify/fdinfo.c).
+    pub fn inotify_watches(&self) -> Result<Vec<Watch>, ParseError> {
+        self.lines_of("inotify ").map(|line| watch(line, "wd")).collect()
+    }
+
+    /// A fanotify group and its marks, newest first (fs/notify/fdinfo.c).
+    pub fn fanotify(&self) -> Result<Fanotify, ParseError> {
+        let mut group = Fanotify { flags: 0, event_flags: 0, marks: Vec::new() };
+        let mut seen_flags = false;
+        for line in self.lines_of("fanotify ") {
+            let fields = fields(line);
+            let number = |key| unsigned32(find(&fields, key, line)?, 16, key);
+            match fields.first() {
+                Some((b"flags", _)) => {
+                    (group.flags, group.event_flags) = (number("flags")?, number("event-flags")?);
+                    seen_flags = true;
+                }
+                Some((b"ino", _)) => group.marks.push(Mark::Inode(number("mflags")?, watch(line, "mflags")?)),
+                Some((b"mnt_id", _)) => group.marks.push(Mark::Mount {
+                    mount: number("mnt_id")? as i32,
+                    flags: number("mflags")?,
+                    mask: number("mask")?,
+                    ignored_mask: number("ignored_mask")?,
+                }),
+                _ => group.marks.push(Mark::Other),
+            }
+        }
+        if seen_flags { Ok(group) } else { Err(ParseError::new("fanotify flags", b"(no such line)")) }
+    }
+
     /// Whose handle it is (fs/pidfs.c, kernel/fork.c): the pid as the reader sees it, -1 if it was waited for, 0 if the
     /// reader cannot see it.
     pub fn handle_of(&self) -> Result<i32, ParseError> {
@@ -109,6 +139,84 @@ fn epoll_target(line: &[u8]) -> Result<EpollTarget, ParseError> {
     })
 }
 
+/// What a watch or mark is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Watch {
+    /// Its number, of an inotify watch.
+    pub wd: i32,
+    /// Inode of the file.
+    pub inode: u64,
+    /// Device of the file, in the kernel's own form.
+    pub device: u32,
+    /// Events.
+    pub mask: u32,
+    /// Events that are ignored.
+    pub ignored_mask: u32,
+    /// Type and bytes of the file's handle; `None` where its file system has none.
+    pub handle: Option<(u32, Vec<u8>)>,
+}
+
+/// A mark of a fanotify group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Mark {
+    /// On a file or directory, with the flags of the mark.
+    Inode(u32, Watch),
+    /// On a mount.
+    Mount {
+        /// The mount's id.
+        mount: i32,
+        /// Flags of the mark.
+        flags: u32,
+        /// Events.
+        mask: u32,
+        /// Events that are ignored.
+        ignored_mask: u32,
+    },
+    /// On something else: a file system, a mount namespace.
+    Other,
+}
+
+/// A fanotify group.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fanotify {
+    /// Flags of `fanotify_init`.
+    pub flags: u32,
+    /// Open flags of the descriptors that come with events.
+    pub event_flags: u32,
+    /// Its marks.
+    pub marks: Vec<Mark>,
+}
+
+/// `... wd:X ino:X sdev:X mask:X ignored_mask:X fhandle-bytes:X fhandle-type:X f_handle:HEX`, the last three only where the
+/// file system has handles; `number` is the field that stands in `wd`.
+fn watch(line: &[u8], number: &'static str) -> Result<Watch, ParseError> {
+    let fields = fields(line);
+    let find = |key: &'static str| find(&fields, key, line);
+    let number32 = |key| unsigned32(find(key)?, 16, key);
+    let handle = match find("f_handle") {
+        Ok(text) => Some((number32("fhandle-type")?, bytes_of_hex(text, number32("fhandle-bytes")?)?)),
+        Err(_) => None,
+    };
+    Ok(Watch {
+        wd: number32(number)? as i32,
+        inode: unsigned(find("ino")?, 16, "ino")?,
+        device: number32("sdev")?,
+        mask: number32("mask")?,
+        ignored_mask: number32("ignored_mask")?,
+        handle,
+    })
+}
+
+/// Bytes as two digits each, as many as were announced.
+fn bytes_of_hex(text: &[u8], len: u32) -> Result<Vec<u8>, ParseError> {
+    let bytes: Result<Vec<u8>, ParseError> =
+        text.chunks(2).map(|pair| Ok(unsigned(pair, 16, "f_handle")? as u8)).collect();
+    bytes.and_then(|bytes| match bytes.len() == len as usize && text.len() % 2 == 0 {
+        true => Ok(bytes),
+        false => Err(ParseError::new("f_handle", text)),
+    })
+}
+
 /// `KEY:VALUE` and `KEY: VALUE` of a line; words without a colon before them are passed over.
 fn fields(line: &[u8]) -> Vec<(&[u8], &[u8])> {
     let mut found = Vec::new();
@@ -157,6 +265,28 @@ mod tests {
         assert_eq!(targets[0], first);
         assert_eq!((targets[1].fd, targets[1].pos, targets[1].device), (12, -1, 0x80_0001));
         assert!(epoll_target(b"tfd: 5 events: 1 data: 7 pos:0").is_err());
+    }
+
+    #[test]
+    fn watches_and_marks_are_read_as_the_kernel_prints_them() {
+        let text = b"flags:\t00\n\
+            inotify wd:3 ino:1 sdev:1b mask:fff ignored_mask:0 fhandle-bytes:c fhandle-type:81 f_handle:5e3247d70100000000000000\n\
+            inotify wd:10 ino:99e191 sdev:fe00000 mask:84000100 ignored_mask:0 \n";
+        let watches = parse(text).unwrap().inotify_watches().unwrap();
+        assert_eq!((watches[0].wd, watches[0].mask, watches[0].device), (3, 0xfff, 0x1b));
+        let (kind, bytes) = watches[0].handle.clone().unwrap();
+        assert_eq!((kind, bytes.len(), bytes[0]), (0x81, 12, 0x5e));
+        assert_eq!((watches[1].wd, &watches[1].handle), (16, &None));
+        let text = b"flags:\t00\nfanotify flags:2 event-flags:8000\n\
+            fanotify sdev:1b mflags:0 mask:18 ignored_mask:0\n\
+            fanotify mnt_id:1e mflags:40 mask:18 ignored_mask:2\n\
+            fanotify ino:99e191 sdev:fe00000 mflags:1 mask:20 ignored_mask:18 fhandle-bytes:2 fhandle-type:1 f_handle:91e1\n";
+        let group = parse(text).unwrap().fanotify().unwrap();
+        assert_eq!((group.flags, group.event_flags, group.marks.len()), (2, 0x8000, 3));
+        assert_eq!(group.marks[0], Mark::Other);
+        assert_eq!(group.marks[1], Mark::Mount { mount: 0x1e, flags: 0x40, mask: 0x18, ignored_mask: 2 });
+        assert!(matches!(&group.marks[2], Mark::Inode(1, watch) if watch.ignored_mask == 0x18));
+        assert!(bytes_of_hex(b"123", 2).is_err() && bytes_of_hex(b"1234", 3).is_err());
     }
 
     #[test]

@@ -113,6 +113,8 @@ pub const ALL: &[Listed] = &[
     victim("eventfd"),
     victim("timerfd").criu(&["by-criu"]),
     victim("signalfd"),
+    victim("inotify"),
+    victim("fanotify"),
     victim("epoll").criu(&["by-criu"]),
     victim("fifo").but(&[(In::LeaveRunning, "source and copy would be one pipe")]),
     victim("shrink").but(&[(In::SecondCopy, "both copies cut one file")]),

@@ -130,9 +130,15 @@ int main(int argc, char **argv)
 		/* Only the end that writes is told it. */
 		must(pipe2(pair, O_DIRECT));
 		fd = pair[1];
-	} else if (!strcmp(what, "inotify"))
+	} else if (!strcmp(what, "inotify-gone")) {
+		/* The watch goes with the file, which is kept by whoever has it open. */
+		int gone = must(open("gone", O_CREAT | O_RDWR, 0600));
 		fd = must(inotify_init());
-	else if (!strcmp(what, "io_uring")) {
+		must(inotify_add_watch(fd, "gone", IN_MODIFY));
+		must(unlink("gone"));
+		must(dup2(gone, 70));
+		close(gone);
+	} else if (!strcmp(what, "io_uring")) {
 		char params[120] = { 0 };
 		fd = can(syscall(425, 4, params));
 	} else if (!strcmp(what, "deleted-file")) {
@@ -153,8 +159,12 @@ int main(int argc, char **argv)
 		fd = must(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
 	else if (!strcmp(what, "vsock"))
 		fd = can(socket(AF_VSOCK, SOCK_STREAM, 0));
-	else if (!strcmp(what, "fanotify"))
+	else if (!strcmp(what, "fanotify-decides"))
+		fd = can(fanotify_init(FAN_CLASS_CONTENT, O_RDONLY));
+	else if (!strcmp(what, "fanotify-all")) {
 		fd = can(fanotify_init(FAN_CLASS_NOTIF, O_RDONLY));
+		must(fanotify_mark(fd, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_CLOSE_WRITE, AT_FDCWD, "/dev/shm"));
+	}
 	else if (!strcmp(what, "perf")) {
 		/* struct perf_event_attr: a software counter of the processor's clock. */
 		uint32_t attr[32] = { 1, sizeof attr, 0 };

@@ -4,17 +4,19 @@
 //! task. Each kind of file is a module with a [`Kind`]: how it is told from others, checked and written ([`KINDS`]); `of_tree`
 //! is what they must know of the whole tree. `reg` are files, directories and the character devices that CRIU knows, `ghost`
 //! deleted ones, `provided` what the restore is given, `memfd` memory files, `pipe` and `fifo` pipes, `eventfd`, `timerfd`,
-//! `signalfd`, `epoll` and `pidfd` the kernel's objects of these names, `external` what plugins dump. All else is refused by
+//! `signalfd`, `epoll`, `pidfd`, `inotify` and `fanotify` (with `watched`, what they are on) the kernel's objects of these names, `external` what plugins dump. All else is refused by
 //! name (`unknown`). `fown` is who is signalled for a descriptor, `filesystem` tells what a file lies on.
 
 pub mod epoll;
 pub mod eventfd;
 pub mod external;
+pub mod fanotify;
 pub mod fifo;
 pub mod filesystem;
 pub mod fown;
 pub mod ghost;
 pub mod huge;
+pub mod inotify;
 pub mod kind;
 pub mod memfd;
 pub mod of_tree;
@@ -26,6 +28,7 @@ pub mod signalfd;
 pub mod table;
 pub mod timerfd;
 pub mod unknown;
+mod watched;
 
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -111,12 +114,14 @@ impl Descriptor {
 }
 
 /// Every kind that is dumped; a descriptor is of the first that takes it for its own.
-const KINDS: [&Kind; 10] = [
+const KINDS: [&Kind; 12] = [
     &eventfd::KIND,
     &timerfd::KIND,
     &signalfd::KIND,
     &epoll::KIND,
     &pidfd::KIND,
+    &inotify::KIND,
+    &fanotify::KIND,
     &memfd::KIND,
     &reg::KIND,
     &pipe::KIND,

@@ -20,9 +20,7 @@ const TERMINAL: &str =
 const O_PATH: u32 = 0o10_000_000;
 
 /// Kernel objects without a path: what `/proc/PID/fd/N` calls them, and what they are.
-const OBJECTS: [(&str, &str); 14] = [
-    ("inotify", "a watch on files (inotify)"),
-    ("[fanotify]", "a watch on a file system (fanotify)"),
+const OBJECTS: [(&str, &str); 12] = [
     ("[io_uring]", "a queue of input and output (io_uring)"),
     ("[perf_event]", "a performance counter (perf)"),
     ("[userfaultfd]", "a handler of page faults (userfaultfd)"),

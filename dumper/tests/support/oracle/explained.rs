@@ -42,6 +42,8 @@ pub const EXPLAINED: &[Explained] = &[
     Explained { image: "files", field: "/entries/#/reg/id", rule: Rule::Renumbered("file"), why: "as above" },
     Explained { image: "files", field: "/entries/#/pipe/id", rule: Rule::Renumbered("file"), why: "as above" },
     Explained { image: "files", field: "/entries/#/memfd/id", rule: Rule::Renumbered("file"), why: "as above" },
+    Explained { image: "files", field: "/entries/#/ify/id", rule: Rule::Renumbered("file"), why: "as above" },
+    Explained { image: "files", field: "/entries/#/ffy/id", rule: Rule::Renumbered("file"), why: "as above" },
     Explained { image: "files", field: "/entries/#/epfd/id", rule: Rule::Renumbered("file"), why: "as above" },
     Explained { image: "files", field: "/entries/#/pidfd/id", rule: Rule::Renumbered("file"), why: "as above" },
     Explained { image: "files", field: "/entries/#/fifo/id", rule: Rule::Renumbered("file"), why: "as above" },
