@@ -678,7 +678,7 @@ fn finish(
     let Dumped { mut images, collected, listed, sent, segments, rings, shared, state, memdump } = dumped;
     let (root, tasks, pids) = (&host.root, &stopped.tasks, stopped.pids());
     let by_task = || collected.by_task(tasks);
-    steps.run(Step::DeadPidConflict, || finish::dead_pids(by_task()))?;
+    steps.run(Step::DeadPidConflict, || finish::dead_pids(&collected.tree, by_task()))?;
     steps.run(Step::DumpMountNamespaces, || finish::namespaces(&pids))?;
     let locks = steps.run(Step::DumpFileLocks, || Ok(collected.locks.image()?))?;
     steps.run(Step::VerifyTtySids, || finish::tty_sids(pids.iter().copied()))?;

@@ -116,7 +116,9 @@ pub const ALL: &[Listed] = &[
     victim("inotify"),
     victim("fanotify"),
     victim("epoll").criu(&["by-criu"]),
-    victim("fifo").but(&[(In::LeaveRunning, "source and copy would be one pipe")]),
+    victim("fifo"),
+    victim("paths"),
+    victim("leases"),
     victim("shrink").but(&[(In::SecondCopy, "both copies cut one file")]),
 ];
 
@@ -147,6 +149,7 @@ pub const TREES: &[Listed] = &[
     victim("sharefiles"),
     victim("epoll_tree"),
     victim("pidfd"),
+    victim("procs").oracle(&["by-criu"]),
     victim("sharedmem").but(&[(In::SecondCopy, "its check writes to its files")]),
     victim("sharedmem").args(&["live"]).but(&[(In::SecondCopy, "it writes to its files all the time")]),
     victim("cow"),

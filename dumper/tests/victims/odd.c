@@ -187,33 +187,33 @@ int main(int argc, char **argv)
 		mq_unlink("/godwit-odd");
 	} else if (!strcmp(what, "namespace"))
 		fd = must(open("/proc/self/ns/net", O_RDONLY));
-	else if (!strcmp(what, "path-only"))
-		fd = must(open("/", O_PATH));
+	else if (!strcmp(what, "path-only")) {
+		must(mkfifo("fifo", 0600));
+		fd = must(open("fifo", O_PATH));
+	}
 	else if (!strcmp(what, "named-pipe-outside")) {
 		must(mkfifo("fifo", 0600));
 		outsider("fifo");
 		fd = must(open("fifo", O_RDWR));
 	} else if (!strcmp(what, "device"))
 		fd = can(open("/dev/net/tun", O_RDWR));
-	else if (!strcmp(what, "own-proc"))
-		fd = must(open("/proc/self/status", O_RDONLY));
-	else if (!strcmp(what, "dead-proc")) {
+	else if (!strcmp(what, "proc-outside")) {
 		char path[64];
-		pid_t pid = must(fork());
-		if (pid == 0) {
-			pause();
-			_exit(0);
-		}
-		snprintf(path, sizeof path, "/proc/%d/status", pid);
+		snprintf(path, sizeof path, "/proc/%d/status", getppid());
 		fd = must(open(path, O_RDONLY));
-		must(kill(pid, SIGKILL));
-		must(waitpid(pid, NULL, 0));
-	} else if (!strcmp(what, "lease")) {
+	} else if (!strcmp(what, "proc-thread"))
+		fd = must(open("/proc/thread-self/status", O_RDONLY));
+	else if (!strncmp(what, "lease-", 6)) {
+		signal(SIGIO, SIG_IGN);
 		fd = must(open("leased", O_CREAT | O_RDWR, 0600));
 		close(fd);
 		fd = must(open("leased", O_RDONLY));
 		can(fcntl(fd, F_SETLEASE, F_RDLCK));
 		keep = true;
+		if (!strcmp(what, "lease-deleted"))
+			must(unlink("leased"));
+		else if (open("leased", O_WRONLY | O_NONBLOCK) != -1)
+			broken("the lease was not broken");
 	} else if (!strcmp(what, "sysv-shm")) {
 		int id = must(shmget(IPC_PRIVATE, PAGE, 0600));
 		void *at = shmat(id, NULL, 0);

@@ -50,6 +50,9 @@ pub fn check(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) {
 /// # Errors
 /// When an `fcntl` is refused, or the process is gone.
 pub fn read(pid: Pid, descriptor: &Descriptor) -> Result<FownEntry, DumpError> {
+    if descriptor.only_names() {
+        return Ok(none());
+    }
     let subject = || format!("fd {} of process {pid}", descriptor.fd);
     let failed = |what| move |errno| DumpError::sys(subject(), what, errno);
     let copy = descriptor.copy.as_fd();

@@ -146,6 +146,15 @@ impl Ghosts {
         Ok(())
     }
 
+    /// Enters a file of process `owner` in `/proc`, which is gone; once for each process.
+    pub fn add_dead(&mut self, orig_id: u32, owner: u32) {
+        let remap_type = Some(RemapType::Procfs.into());
+        let is_known = |known: &RemapFilePathEntry| known.remap_type == remap_type && known.remap_id == owner;
+        if !self.remaps.iter().any(is_known) {
+            self.remaps.push(RemapFilePathEntry { orig_id, remap_id: owner, remap_type });
+        }
+    }
+
     /// The images: none without a deleted file.
     ///
     /// # Errors

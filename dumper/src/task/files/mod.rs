@@ -4,7 +4,8 @@
 //! task. Each kind of file is a module with a [`Kind`]: how it is told from others, checked and written ([`KINDS`]); `of_tree`
 //! is what they must know of the whole tree. `reg` are files, directories and the character devices that CRIU knows, `ghost`
 //! deleted ones, `provided` what the restore is given, `memfd` memory files, `pipe` and `fifo` pipes, `eventfd`, `timerfd`,
-//! `signalfd`, `epoll`, `pidfd`, `inotify` and `fanotify` (with `watched`, what they are on) the kernel's objects of these names, `external` what plugins dump. All else is refused by
+//! `signalfd`, `epoll`, `pidfd`, `inotify` and `fanotify` (with `watched`, what they are on) the kernel's objects of these names, `proc_entry` files of
+//! processes in `/proc`, `external` what plugins dump. All else is refused by
 //! name (`unknown`). `fown` is who is signalled for a descriptor, `filesystem` tells what a file lies on.
 
 pub mod epoll;
@@ -22,6 +23,7 @@ pub mod memfd;
 pub mod of_tree;
 pub mod pidfd;
 pub mod pipe;
+pub mod proc_entry;
 pub mod provided;
 pub mod reg;
 pub mod signalfd;
@@ -53,6 +55,9 @@ pub use table::FileTable;
 
 /// `O_CLOEXEC` there: a property of the descriptor, not of the file.
 const O_CLOEXEC: u32 = 0o2_000_000;
+
+/// `O_PATH` there (include/uapi/asm-generic/fcntl.h).
+const O_PATH: u32 = 0o10_000_000;
 
 /// One open descriptor of a task, duplicated into the dumper.
 #[derive(Debug)]
@@ -86,6 +91,11 @@ impl Descriptor {
 
     fn is_file_of_type(&self, kind: SFlag) -> bool {
         self.file_type() == kind
+    }
+
+    /// Whether it only names a file (O_PATH): it cannot be read, nor asked for an owner.
+    pub fn only_names(&self) -> bool {
+        self.info.flags & O_PATH != 0
     }
 
     /// Whether it is the object of the kernel that links in `/proc` call so.

@@ -82,6 +82,11 @@ impl OfTree {
         self.members.get(&pid).copied()
     }
 
+    /// Whether a process of the tree, living or dead, has this number inside.
+    pub fn has_number(&self, number: u32) -> bool {
+        self.members.values().any(|inside| *inside == number)
+    }
+
     /// The numbers of the descriptors of a process.
     pub fn fds_of(&self, pid: Pid) -> &[i32] {
         self.fds.get(&pid).map_or(&[], Vec::as_slice)

@@ -4,14 +4,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::sys::stat::{FileStat, SFlag, major, stat};
+use nix::sys::stat::{FileStat, SFlag, lstat, major, stat};
 use nix::unistd::Pid;
 
 use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
 use godwit_wire::image::regfile::RegFileEntry;
 
 use super::kind::{Around, Kind};
-use super::{Descriptor, FileTable, fown, ghost, provided};
+use super::{Descriptor, FileTable, fown, ghost, proc_entry, provided};
 use crate::error::DumpError;
 use crate::refusal::{Findings, Subject};
 
@@ -25,8 +25,8 @@ const MEM_MAJOR: u64 = 1;
 fn is(descriptor: &Descriptor) -> bool {
     let is_of = |kind| descriptor.is_file_of_type(kind);
     let is_memory_device = || major(descriptor.stat.st_rdev) == MEM_MAJOR;
-    descriptor.target.is_absolute() && (is_of(SFlag::S_IFREG) || is_of(SFlag::S_IFDIR))
-        || is_of(SFlag::S_IFCHR) && is_memory_device()
+    let has_path = [SFlag::S_IFREG, SFlag::S_IFDIR, SFlag::S_IFLNK].into_iter().any(is_of);
+    descriptor.target.is_absolute() && has_path || is_of(SFlag::S_IFCHR) && is_memory_device()
 }
 
 /// Checks that the path that restore would open is this file, unless it is given one, or makes it anew.
@@ -34,6 +34,13 @@ pub fn check(around: &Around<'_>, descriptor: &Descriptor, findings: &mut Findin
     let subject = descriptor.subject(around.pid);
     if around.tree.provided.contains(&provided::file(descriptor)) {
         return;
+    }
+    if let Some(owner) = proc_entry::owner(descriptor) {
+        return match proc_entry::check(around, descriptor, owner) {
+            Err((why, way_out)) => findings.refuse(subject, why, way_out),
+            Ok(()) if proc_entry::is_of_dead(around, owner) => {}
+            Ok(()) => check_path(around.pid, &descriptor.target, &descriptor.stat, subject, findings),
+        };
     }
     if ghost::is_deleted(&descriptor.stat) {
         let limit = around.tree.ghost_limit;
@@ -44,7 +51,9 @@ pub fn check(around: &Around<'_>, descriptor: &Descriptor, findings: &mut Findin
 
 /// Checks that `target`, a path in the task's root, is the inode of `expected`.
 pub fn check_path(pid: Pid, target: &Path, expected: &FileStat, subject: Subject, findings: &mut Findings) {
-    let why = match stat(&in_root(pid, target)) {
+    let is_link = expected.st_mode & libc::S_IFMT == libc::S_IFLNK;
+    let look = if is_link { lstat } else { stat };
+    let why = match look(&in_root(pid, target)) {
         Ok(found) if (found.st_dev, found.st_ino) == (expected.st_dev, expected.st_ino) => return,
         Ok(_) => "another file has its path now, and a restore would open that".to_owned(),
         Err(Errno::ENOENT) if expected.st_nlink > 0 => {
@@ -84,6 +93,10 @@ pub fn dump(
     let provided = Some(provided::file(descriptor)).filter(|name| around.tree.provided.contains(name));
     let name = match provided {
         Some(provided) => provided.to_string().into_bytes(),
+        None if proc_entry::owner(descriptor).is_some_and(|owner| proc_entry::is_of_dead(around, owner)) => {
+            table.ghosts.add_dead(id, proc_entry::owner(descriptor).unwrap_or_default());
+            ghost::former_name(descriptor.target.as_os_str().as_bytes()).to_vec()
+        }
         None => {
             if ghost::is_deleted(&descriptor.stat) {
                 table.ghosts.add(around.pid, id, &descriptor.own_link(), &descriptor.stat)?;

@@ -16,9 +16,6 @@ const CLOSE: &str = "let the program close it, or run the program without it";
 const TERMINAL: &str =
     "start the program with `setsid` and standard input, output and error on files or /dev/null";
 
-/// Flag of an `O_PATH` descriptor in `/proc/PID/fdinfo` (include/uapi/asm-generic/fcntl.h).
-const O_PATH: u32 = 0o10_000_000;
-
 /// Kernel objects without a path: what `/proc/PID/fd/N` calls them, and what they are.
 const OBJECTS: [(&str, &str); 12] = [
     ("[io_uring]", "a queue of input and output (io_uring)"),
@@ -37,9 +34,10 @@ const OBJECTS: [(&str, &str); 12] = [
 
 /// What refuses a descriptor whatever its type: how it was opened, and where.
 pub fn of_any(descriptor: &Descriptor) -> Option<Why> {
-    if descriptor.info.flags & O_PATH != 0 {
+    let kind = descriptor.file_type();
+    if descriptor.only_names() && !matches!(kind, SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFLNK) {
         return Some((
-            "it only names a file (O_PATH), and such descriptors are not dumped yet".into(),
+            "it only names (O_PATH) something that is no file, directory or symbolic link".into(),
             CLOSE,
         ));
     }
@@ -56,14 +54,7 @@ pub fn of_any(descriptor: &Descriptor) -> Option<Why> {
             "let the program close it, or run the program without it",
         ));
     }
-    let mut parts = descriptor.target.strip_prefix("/proc").ok()?.components();
-    let process = parts.next()?.as_os_str().to_string_lossy().into_owned();
-    process.bytes().all(|byte| byte.is_ascii_digit()).then(|| {
-        let why = format!(
-            "it is a file of process {process} in /proc, which may be gone or another at the destination"
-        );
-        (why, "let the program close it before it is moved")
-    })
+    None
 }
 
 /// Why a descriptor of this type is refused: none of those that are dumped.
