@@ -109,6 +109,10 @@ pub struct Source {
     /// How much of a deleted file may go into the images: bytes, or with K, M; at most 200M.
     #[arg(long, value_name = "SIZE", value_parser = parse_ghost_limit, default_value = "1M")]
     pub ghost_limit: u64,
+    /// Allow a file whose path is gone while it has another link: it gets one more beside its former path, by which a
+    /// restore finds it, and which that takes away.
+    #[arg(long)]
+    pub link_remap: bool,
     /// What is left out, since whoever restores gives `criu restore` one in its place (--inherit-fd fd[N]:NAME), as CRIU's
     /// option: file[MOUNT:INODE], the mnt_id and inode in hex, or pipe:[INODE]; may be repeated.
     #[arg(long, value_name = "NAME")]
@@ -263,6 +267,9 @@ pub struct Doctor {
     /// How much of a deleted file a dump would be let take: bytes, or with K, M; at most 200M.
     #[arg(long, value_name = "SIZE", value_parser = parse_ghost_limit, default_value = "1M")]
     pub ghost_limit: u64,
+    /// A dump would be let make links; see `godwit dump --help`.
+    #[arg(long)]
+    pub link_remap: bool,
     /// What a dump would leave out; see `godwit dump --help`.
     #[arg(long, value_name = "NAME")]
     pub external: Vec<Provided>,
@@ -423,6 +430,7 @@ impl Source {
             bandwidth_limit: self.bandwidth_limit,
             alive_set: !self.no_alive_set,
             ghost_limit: self.ghost_limit,
+            link_remap: self.link_remap,
             provided: self.external.iter().copied().collect(),
             state_dir: self.state_dir.clone(),
             progress: !self.json,

@@ -57,6 +57,7 @@ use crate::step::{Step, Steps};
 use crate::sys::ptrace::SignalQueue;
 use crate::task::aio::{self, Rings};
 use crate::task::asked::{self, TaskSays};
+use crate::task::files::links::Links;
 use crate::task::files::{self, Around, Descriptor, FileTable, OfTree};
 use crate::task::interrupted::Interrupted;
 use crate::task::shmem::{self, Holder, Segment};
@@ -86,9 +87,15 @@ fn copy(options: &Options, host: &Host, steps: &mut Steps) -> Result<(Rounds, Se
     let network = host.scripts.lock_network()?; //                               drop = scripts unlock
     let collected = collect(options, host, &frozen, steps)?; //                  15b-20b
     let dumped = dump_tasks(options, host, &frozen, collected, &mut rounds, steps)?; // 21
-    let sealed = finish(options, host, &frozen, dumped, steps)?; //              22-33
+    let mut sealed = finish(options, host, &frozen, dumped, steps)?; //              22-33
     let network = (options.afterwards != Afterwards::Run).then_some(network); // unlocked before it runs on
-    let ended = hand_over(options, host, frozen, &sealed)?; //                   kill, run on or stop
+    let links = std::mem::take(&mut sealed.links); //                            drop = no link is left
+    let ended = hand_over(options, host, frozen, &sealed); //                    kill, run on or stop
+    if ended.as_ref().map_or_else(|error| error.leaves_images() || host.root.check_alive().is_err(), |_| true)
+    {
+        links.keep(); // the images are the copy, and a restore takes them away
+    }
+    let ended = ended?;
     network.into_iter().for_each(NetworkLock::keep);
     ending.done();
     Ok((rounds, sealed, ended))
@@ -138,12 +145,14 @@ struct Host {
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     options.check()?;
     steps.run(Step::RaiseLimits, limits::raise)?;
-    let root =
-        steps.run(Step::RootItem, || Root::open(options.pid, options.ghost_limit, &options.provided))?;
+    let root = steps.run(Step::RootItem, || {
+        Ok(Root::open(options.pid, options.ghost_limit, &options.provided)?.linking(options.link_remap))
+    })?;
     let claims = Claims::default();
     let tree = claims.tree(root.pid)?;
     leftovers::thaw_tree(&root.boot_id, &tree, &options.state_dir)?;
     leftovers::sweep_tree(root.pid)?;
+    leftovers::sweep_links(&tree);
     let image_dir = ImageDir::open(options)?;
     let scripts = Scripts::new(options, &image_dir);
     steps.run(Step::PreDumpScripts, || scripts.run(Hook::PreDump))?;
@@ -310,7 +319,7 @@ fn collect(
     let tree = steps.run(Step::CheckpointDevices, || {
         pids.iter().try_for_each(|pid| plugins::checkpoint_devices(*pid))?;
         let living = tasks.iter().zip(&descriptors).map(|(task, all)| (task, &all[..]));
-        let tree = OfTree::look(root.ghost_limit, &root.provided, living, &stopped.zombies);
+        let tree = OfTree::look(root, living, &stopped.zombies);
         for (pid, all) in by_task() {
             survey::descriptors_of(&Around { pid, tree: &tree }, all, &mut late);
         }
@@ -662,6 +671,8 @@ struct SealedSet {
     stats: DumpStats,
     report: Option<RoundReport>,
     restore_options: Vec<String>,
+    /// What it made beside files whose path is gone.
+    links: Links,
     /// Whether its copy could not be beside it on the same kernel.
     is_bound: bool,
     /// What only the freeze showed to be lost.
@@ -675,7 +686,7 @@ fn finish(
     dumped: Dumped<'_>,
     steps: &mut Steps,
 ) -> Result<SealedSet, DumpError> {
-    let Dumped { mut images, collected, listed, sent, segments, rings, shared, state, memdump } = dumped;
+    let Dumped { mut images, collected, listed, sent, segments, rings, shared, mut state, memdump } = dumped;
     let (root, tasks, pids) = (&host.root, &stopped.tasks, stopped.pids());
     let by_task = || collected.by_task(tasks);
     steps.run(Step::DeadPidConflict, || finish::dead_pids(&collected.tree, by_task()))?;
@@ -722,8 +733,18 @@ fn finish(
     let report = rounds::report(round, listed.iter(), &sent, memdump, sealed.fsync_us).with_shared(shared);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     let losses = collected.losses.into_iter().chain(state.losses).collect();
+    let links = std::mem::take(&mut state.table.links);
     let (processes, zombies) = (tasks.len(), stopped.zombies.len());
-    Ok(SealedSet { processes, zombies, stats, report: Some(report), restore_options, is_bound, losses })
+    Ok(SealedSet {
+        processes,
+        zombies,
+        stats,
+        report: Some(report),
+        restore_options,
+        links,
+        is_bound,
+        losses,
+    })
 }
 
 /// How it ended: what the destination says, and how long the process stood still.

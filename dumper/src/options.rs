@@ -179,6 +179,8 @@ pub struct Options {
     pub ghost_limit: u64,
     /// What whoever restores provides.
     pub provided: AllProvided,
+    /// Whether links may be made beside files whose path is gone.
+    pub link_remap: bool,
     /// Where journals are kept.
     pub state_dir: PathBuf,
     /// Show a progress bar when standard error is a terminal.
@@ -196,6 +198,13 @@ impl Options {
                 "--external {provided}: a page server that restores has nothing to give in its place; add --no-restore, and \
                  restore by hand with --inherit-fd fd[N]:{provided}"
             ))),
+            _ if self.link_remap && self.stage == Stage::Dump && self.afterwards != Afterwards::Kill => {
+                Err(DumpError::Usage(
+                    "--link-remap: the links that it makes are taken away where the process goes on, and the images could \
+                     not be restored without; leave --leave-running and --leave-stopped out"
+                        .into(),
+                ))
+            }
             _ => Ok(()),
         }
     }

@@ -48,7 +48,7 @@ const KINDS: &[(&str, Subject, &str)] = &[
     ("lease-deleted", Subject::Fd, "a lease of a deleted file"),
     ("secret", Subject::Fd, ""),
     ("linked-elsewhere", Subject::Fd, "another link"),
-    ("replaced", Subject::Fd, "another link"),
+    ("replaced", Subject::Fd, "another file has its path now"),
     ("long-memfd", Subject::Fd, "a restore maps it whole"),
     ("sysv-shm", Subject::Mapping, "System V shared memory"),
     ("pending-trap", Subject::Thread, "SIGTRAP"),

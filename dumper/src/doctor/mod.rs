@@ -24,12 +24,17 @@ use crate::task::files::provided::AllProvided;
 ///
 /// # Errors
 /// When it does not exist or may not be looked at.
-pub fn examine(pid: Pid, ghost_limit: u64, provided: &AllProvided) -> Result<Findings, DumpError> {
+pub fn examine(
+    pid: Pid,
+    ghost_limit: u64,
+    provided: &AllProvided,
+    link_remap: bool,
+) -> Result<Findings, DumpError> {
     let root = match Root::open(pid, ghost_limit, provided) {
         Err(DumpError::Refused(refusals)) => {
             return Ok(Findings { refusals: refusals.0, ..Findings::default() });
         }
-        root => root?,
+        root => root?.linking(link_remap),
     };
     survey::survey(&root)
 }

@@ -29,6 +29,8 @@ pub struct Root {
     pub ghost_limit: u64,
     /// What whoever restores provides.
     pub provided: AllProvided,
+    /// Whether links may be made beside files whose path is gone.
+    pub link_remap: bool,
 }
 
 impl Root {
@@ -74,7 +76,13 @@ impl Root {
             boot_id: host::boot_id()?,
             ghost_limit,
             provided: provided.clone(),
+            link_remap: false,
         })
+    }
+
+    /// The same, with links allowed beside files whose path is gone, or not.
+    pub fn linking(self, link_remap: bool) -> Root {
+        Root { link_remap, ..self }
     }
 
     /// Errs when the process is gone: what has its pid now is another.

@@ -433,7 +433,7 @@ pub fn lsm(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
 /// Never; the signature is that of every check.
 pub fn descriptors(root: &Root, seen: &mut Seen, findings: &mut Findings) -> Result<(), DumpError> {
     let living = seen.tasks.iter().map(|seen| (&seen.task, &seen.descriptors[..]));
-    let tree = OfTree::look(root.ghost_limit, &root.provided, living, &seen.zombies);
+    let tree = OfTree::look(root, living, &seen.zombies);
     seen.each(findings, |seen, findings| {
         descriptors_of(&Around { pid: seen.task.pid, tree: &tree }, &seen.descriptors, findings);
         Ok(())

@@ -155,16 +155,16 @@ impl Ghosts {
         }
     }
 
-    /// The images: none without a deleted file.
+    /// The images: none without a deleted file, nor `more` files that are found elsewhere than under their path.
     ///
     /// # Errors
     /// When a record is larger than the format allows.
-    pub fn images(&self) -> Result<Vec<(String, Bytes)>, ImageError> {
-        if self.remaps.is_empty() {
+    pub fn images(&self, more: &[RemapFilePathEntry]) -> Result<Vec<(String, Bytes)>, ImageError> {
+        if self.remaps.is_empty() && more.is_empty() {
             return Ok(Vec::new());
         }
         let mut remaps = ImageWriter::new(ImageKind::RemapFilePath);
-        for remap in &self.remaps {
+        for remap in self.remaps.iter().chain(more) {
             remaps.push(remap);
         }
         let mut images = self.images.clone();
@@ -317,7 +317,7 @@ mod tests {
         let mut ghosts = Ghosts::default();
         ghosts.add(Pid::this(), 5, Path::new(&at), &stat).unwrap();
         ghosts.add(Pid::this(), 6, Path::new(&at), &stat).unwrap();
-        let images = ghosts.images().unwrap();
+        let images = ghosts.images(&[]).unwrap();
         let names: Vec<&str> = images.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["ghost-file-1.img", "remap-fpath.img"]);
         assert!(images[0].1.len() < 64 << 10, "{} bytes", images[0].1.len());

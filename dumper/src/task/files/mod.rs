@@ -3,7 +3,8 @@
 //! A descriptor is duplicated into the dumper by `pidfd_getfd` and looked at there: nothing runs in the
 //! task. Each kind of file is a module with a [`Kind`]: how it is told from others, checked and written ([`KINDS`]); `of_tree`
 //! is what they must know of the whole tree. `reg` are files, directories and the character devices that CRIU knows, `ghost`
-//! deleted ones, `provided` what the restore is given, `memfd` memory files, `pipe` and `fifo` pipes, `eventfd`, `timerfd`,
+//! deleted ones, `links` those
+//! that have another link only, `provided` what the restore is given, `memfd` memory files, `pipe` and `fifo` pipes, `eventfd`, `timerfd`,
 //! `signalfd`, `epoll`, `pidfd`, `inotify` and `fanotify` (with `watched`, what they are on) the kernel's objects of these names, `proc_entry` files of
 //! processes in `/proc`, `external` what plugins dump. All else is refused by
 //! name (`unknown`). `fown` is who is signalled for a descriptor, `filesystem` tells what a file lies on.
@@ -19,6 +20,7 @@ pub mod ghost;
 pub mod huge;
 pub mod inotify;
 pub mod kind;
+pub mod links;
 pub mod memfd;
 pub mod of_tree;
 pub mod pidfd;

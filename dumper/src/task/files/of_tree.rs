@@ -8,6 +8,7 @@ use nix::unistd::Pid;
 use super::provided::AllProvided;
 use super::{Descriptor, epoll, pipe};
 use crate::collect::tree::{Task, Zombie};
+use crate::prepare::root::Root;
 use crate::sys;
 
 /// The tree as its descriptors see it.
@@ -17,6 +18,8 @@ pub struct OfTree {
     pub ghost_limit: u64,
     /// What whoever restores provides.
     pub provided: AllProvided,
+    /// Whether links may be made beside files whose path is gone.
+    pub link_remap: bool,
     /// Pipes that a process outside of the tree holds an end of, and one such process.
     held_elsewhere: HashMap<PathBuf, i32>,
     /// Pipes that a process of the tree can read, by device and inode.
@@ -32,8 +35,7 @@ pub struct OfTree {
 impl OfTree {
     /// Looks at the descriptors of all living processes, and through all of the machine for pipes that lead out of the tree.
     pub fn look<'a>(
-        ghost_limit: u64,
-        provided: &AllProvided,
+        root: &Root,
         living: impl Iterator<Item = (&'a Task, &'a [Descriptor])> + Clone,
         dead: &[Zombie],
     ) -> OfTree {
@@ -55,8 +57,9 @@ impl OfTree {
             .collect();
         epolls.sort_unstable();
         OfTree {
-            ghost_limit,
-            provided: provided.clone(),
+            ghost_limit: root.ghost_limit,
+            provided: root.provided.clone(),
+            link_remap: root.link_remap,
             held_elsewhere: pipe::held_elsewhere(&tasks, &pipes),
             read_inside,
             members: of_living.chain(of_dead).collect(),

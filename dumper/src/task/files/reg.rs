@@ -11,7 +11,7 @@ use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
 use godwit_wire::image::regfile::RegFileEntry;
 
 use super::kind::{Around, Kind};
-use super::{Descriptor, FileTable, fown, ghost, proc_entry, provided};
+use super::{Descriptor, FileTable, fown, ghost, links, proc_entry, provided};
 use crate::error::DumpError;
 use crate::refusal::{Findings, Subject};
 
@@ -45,6 +45,19 @@ pub fn check(around: &Around<'_>, descriptor: &Descriptor, findings: &mut Findin
     if ghost::is_deleted(&descriptor.stat) {
         let limit = around.tree.ghost_limit;
         return ghost::check(&descriptor.own_link(), &descriptor.stat, limit, subject, findings);
+    }
+    if links::is_lost(around.pid, descriptor) {
+        match links::check(around.pid, descriptor) {
+            Ok(()) if around.tree.link_remap => {}
+            Ok(()) => findings.refuse(
+                subject,
+                "its path is gone while the file has another link, and a restore opens it by its path",
+                "put the file back under its path, let the program open it anew, or give --link-remap, which makes a link \
+                 there until the restore",
+            ),
+            Err(why) => findings.refuse(subject, why, "put the file back under its path, or let the program open it anew"),
+        }
+        return;
     }
     check_path(around.pid, &descriptor.target, &descriptor.stat, subject, findings);
 }
@@ -95,6 +108,12 @@ pub fn dump(
         Some(provided) => provided.to_string().into_bytes(),
         None if proc_entry::owner(descriptor).is_some_and(|owner| proc_entry::is_of_dead(around, owner)) => {
             table.ghosts.add_dead(id, proc_entry::owner(descriptor).unwrap_or_default());
+            ghost::former_name(descriptor.target.as_os_str().as_bytes()).to_vec()
+        }
+        None if links::is_lost(around.pid, descriptor) => {
+            let of_link = table.next_id();
+            let entry = table.links.add(around.pid, id, of_link, descriptor)?;
+            table.push(entry);
             ghost::former_name(descriptor.target.as_os_str().as_bytes()).to_vec()
         }
         None => {

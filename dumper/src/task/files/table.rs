@@ -16,6 +16,7 @@ use godwit_wire::image::regfile::RegFileEntry;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
 use super::ghost::{self, Ghosts};
+use super::links::Links;
 use super::pipe::Contents;
 use super::{Descriptor, fown, memfd, reg};
 use crate::error::DumpError;
@@ -43,6 +44,8 @@ pub struct FileTable {
     memory: Vec<MemfdInodeEntry>,
     /// The deleted ones.
     pub(super) ghosts: Ghosts,
+    /// Those that have another link only.
+    pub links: Links,
 }
 
 impl FileTable {
@@ -183,7 +186,7 @@ impl FileTable {
             }
             images.push((ImageKind::Memfd.file_name(0), memory.finish()?));
         }
-        images.extend(self.ghosts.images()?);
+        images.extend(self.ghosts.images(self.links.remaps())?);
         for (kind, contents) in [(ImageKind::PipesData, &self.pipes), (ImageKind::FifoData, &self.fifos)] {
             if contents.is_empty() {
                 continue;
