@@ -113,8 +113,8 @@ pub struct Source {
     /// restore finds it, and which that takes away.
     #[arg(long)]
     pub link_remap: bool,
-    /// What is left out, since whoever restores gives `criu restore` one in its place (--inherit-fd fd[N]:NAME), as CRIU's
-    /// option: file[MOUNT:INODE], the mnt_id and inode in hex, or pipe:[INODE]; may be repeated.
+    /// What is left out, since whoever restores gives `criu restore` one in its place (`--inherit-fd fd[N]:NAME`), as CRIU's
+    /// option: `file[MOUNT:INODE]`, the mnt_id and inode in hex, or `pipe:[INODE]`; may be repeated.
     #[arg(long, value_name = "NAME")]
     pub external: Vec<Provided>,
     /// CRIU that will restore, e.g. 4.2; by default what the page server says, else any from 4.1 on.

@@ -211,7 +211,7 @@ fn watch(line: &[u8], number: &'static str) -> Result<Watch, ParseError> {
 fn bytes_of_hex(text: &[u8], len: u32) -> Result<Vec<u8>, ParseError> {
     let bytes: Result<Vec<u8>, ParseError> =
         text.chunks(2).map(|pair| Ok(unsigned(pair, 16, "f_handle")? as u8)).collect();
-    bytes.and_then(|bytes| match bytes.len() == len as usize && text.len() % 2 == 0 {
+    bytes.and_then(|bytes| match bytes.len() == len as usize && text.len().is_multiple_of(2) {
         true => Ok(bytes),
         false => Err(ParseError::new("f_handle", text)),
     })

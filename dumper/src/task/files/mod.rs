@@ -126,7 +126,7 @@ impl Descriptor {
 }
 
 /// Every kind that is dumped; a descriptor is of the first that takes it for its own.
-const KINDS: [&Kind; 12] = [
+pub const KINDS: [&Kind; 12] = [
     &eventfd::KIND,
     &timerfd::KIND,
     &signalfd::KIND,
