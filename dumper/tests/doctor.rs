@@ -41,7 +41,7 @@ const KINDS: &[(&str, Subject, &str)] = &[
     ("namespace", Subject::Fd, "a handle on a namespace"),
     ("path-only", Subject::Fd, "only names (O_PATH)"),
     ("named-pipe-outside", Subject::Fd, "has this named pipe open"),
-    ("device", Subject::Fd, "device"),
+    ("device", Subject::Fd, "(TUN, TAP)"),
     ("proc-outside", Subject::Fd, "in /proc, which is not of the tree"),
     ("proc-thread", Subject::Fd, "/task, where nothing is yet"),
     ("lease-breaking", Subject::Fd, "a lease that another process waits for"),

@@ -63,6 +63,10 @@ pub fn of_type(descriptor: &Descriptor) -> Why {
     let not_yet = |what: &str| (format!("{what} is not dumped yet"), CLOSE);
     match descriptor.file_type() {
         SFlag::S_IFCHR if is_terminal(&target) => ("a terminal is not dumped yet".into(), TERMINAL),
+        SFlag::S_IFCHR if target == "/dev/net/tun" => (
+            "a network device of its own (TUN, TAP) lives in a net namespace, and none is dumped yet".into(),
+            CLOSE,
+        ),
         SFlag::S_IFCHR => ("the state of a device cannot be dumped".into(), CLOSE),
         SFlag::S_IFBLK => ("a block device is not dumped".into(), CLOSE),
         SFlag::S_IFSOCK => not_yet(socket(descriptor)),
