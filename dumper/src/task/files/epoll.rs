@@ -5,6 +5,7 @@
 //! refused: CRIU has no place for it.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use nix::unistd::Pid;
 
@@ -14,7 +15,7 @@ use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
 use super::kind::{Around, Kind};
 use super::{Descriptor, FileTable, fown};
 use crate::error::DumpError;
-use crate::procfs::fdinfo::FdInfo;
+use crate::procfs::fdinfo::{self, FdInfo};
 use crate::procfs::objects::EpollTarget;
 use crate::refusal::Findings;
 use crate::sys;
@@ -25,19 +26,24 @@ pub const KIND: Kind =
 
 /// Bits that are not events (fs/eventpoll.c, EP_PRIVATE_BITS): EPOLLET, EPOLLONESHOT, EPOLLWAKEUP, EPOLLEXCLUSIVE.
 const NOT_EVENTS: u32 = 0xf << 28;
+/// How often a set is looked at that watches what cannot be found, and how long in between.
+const LOOKS_MAX: u32 = 5;
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// `EPOLLONESHOT`: told once, then left without events.
 const ONE_SHOT: u32 = 1 << 30;
 
 fn check(around: &Around<'_>, descriptor: &Descriptor, findings: &mut Findings) {
-    let Ok(targets) = descriptor.info.epoll_targets() else { return };
-    let (_, missing) = numbers(around, descriptor, &targets);
-    for (target, why) in missing {
-        findings.refuse(
-            descriptor.subject(around.pid),
-            format!("it watches a file that was added as descriptor {}, and {why}", target.fd),
-            "let the program keep what it watches open in the process that made the set, or take it out of the set",
-        );
+    let mut targets = descriptor.info.epoll_targets().unwrap_or_default();
+    // A process that runs may have closed one since.
+    for _ in 1..LOOKS_MAX {
+        if numbers(around, descriptor, &targets).1.is_empty() {
+            break;
+        }
+        std::thread::sleep(LOOK_AGAIN);
+        let Ok(info) = fdinfo::read(around.pid, descriptor.fd) else { return };
+        targets = info.epoll_targets().unwrap_or_default();
     }
+    refuse(around, descriptor, numbers(around, descriptor, &targets).1, findings);
     let is_spent = |target: &&EpollTarget| target.events & !NOT_EVENTS == 0 && target.events & ONE_SHOT != 0;
     if let Some(spent) = targets.iter().find(is_spent) {
         findings.lose(
@@ -47,6 +53,22 @@ fn check(around: &Around<'_>, descriptor: &Descriptor, findings: &mut Findings) 
                  restore",
                 spent.fd
             ),
+        );
+    }
+}
+
+/// Refuses what it watches and cannot be added anew.
+fn refuse(
+    around: &Around<'_>,
+    descriptor: &Descriptor,
+    missing: Vec<(&EpollTarget, String)>,
+    findings: &mut Findings,
+) {
+    for (target, why) in missing {
+        findings.refuse(
+            descriptor.subject(around.pid),
+            format!("it watches a file that was added as descriptor {}, and {why}", target.fd),
+            "let the program keep what it watches open in the process that made the set, or take it out of the set",
         );
     }
 }
@@ -76,8 +98,7 @@ fn numbers<'a>(
         if found[index].is_some() {
             continue;
         }
-        let fds = around.tree.fds_of(restorer).iter();
-        let others = fds.copied().filter(|fd| is(index, restorer, *fd));
+        let others = fds_of(restorer).into_iter().filter(|fd| is(index, restorer, *fd));
         let (free, used): (Vec<i32>, Vec<i32>) = others.partition(|fd| !taken.contains(fd));
         match free.first() {
             Some(fd) => {
@@ -93,13 +114,17 @@ fn numbers<'a>(
     (found.into_iter().flatten().collect(), missing)
 }
 
+fn fds_of(pid: Pid) -> Vec<i32> {
+    fdinfo::list(pid).unwrap_or_default()
+}
+
 /// Where a target is that the restoring process has under no number of its own.
 fn whereabouts(around: &Around<'_>, restorer: Pid, used: &[i32], is: impl Fn(Pid, i32) -> bool) -> String {
     if let Some(fd) = used.first() {
         return format!("process {restorer} has it as {fd} only, which is watched as well");
     }
     let mut others = around.tree.tasks().filter(|process| *process != restorer);
-    match others.find(|process| around.tree.fds_of(*process).iter().any(|fd| is(*process, *fd))) {
+    match others.find(|process| fds_of(*process).into_iter().any(|fd| is(*process, fd))) {
         Some(other) => {
             format!("only process {other} still has it, while process {restorer} would have to add it anew")
         }
@@ -117,7 +142,7 @@ fn dump(
     let (fds, missing) = numbers(around, descriptor, &targets);
     if !missing.is_empty() {
         let mut late = Findings::default();
-        check(around, descriptor, &mut late);
+        refuse(around, descriptor, missing, &mut late);
         return Err(DumpError::from_findings(late));
     }
     let entry = |(target, fd): (&EpollTarget, i32)| EventpollTfdEntry {

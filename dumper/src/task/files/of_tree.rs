@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 
 use super::provided::AllProvided;
 use super::{Descriptor, epoll, pipe};
-use crate::collect::tree::{Task, Zombie};
+use crate::collect::tree::{Task, Zombie, descends};
 use crate::prepare::root::Root;
 use crate::sys;
 
@@ -26,8 +26,8 @@ pub struct OfTree {
     read_inside: BTreeSet<(u64, u64)>,
     /// Every process, dead ones too, with its number inside.
     members: BTreeMap<Pid, u32>,
-    /// The numbers of the descriptors of each living process.
-    fds: BTreeMap<Pid, Vec<i32>>,
+    /// The living processes.
+    tasks: BTreeSet<Pid>,
     /// Every descriptor of an epoll set: the process's number inside, the process, the descriptor. Sorted.
     epolls: Vec<(u32, Pid, i32)>,
 }
@@ -63,9 +63,7 @@ impl OfTree {
             held_elsewhere: pipe::held_elsewhere(&tasks, &pipes),
             read_inside,
             members: of_living.chain(of_dead).collect(),
-            fds: living
-                .map(|(task, all)| (task.pid, all.iter().map(|descriptor| descriptor.fd).collect()))
-                .collect(),
+            tasks,
             epolls,
         }
     }
@@ -90,14 +88,14 @@ impl OfTree {
         self.members.values().any(|inside| *inside == number)
     }
 
-    /// The numbers of the descriptors of a process.
-    pub fn fds_of(&self, pid: Pid) -> &[i32] {
-        self.fds.get(&pid).map_or(&[], Vec::as_slice)
+    /// Whether a process is of the tree: as it was listed, or made by one of it since.
+    pub fn has(&self, pid: Pid) -> bool {
+        self.members.contains_key(&pid) || descends(pid, &self.tasks)
     }
 
     /// The living processes.
     pub fn tasks(&self) -> impl Iterator<Item = Pid> {
-        self.fds.keys().copied()
+        self.tasks.iter().copied()
     }
 
     /// Who makes an epoll set anew and enters what it watches: of the processes that have it, CRIU takes the one with the

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use super::kind::{Around, Kind};
 use super::{Descriptor, FileTable, fown};
 use crate::error::DumpError;
-use crate::procfs::fdinfo::FdInfo;
+use crate::procfs::fdinfo::{self, FdInfo};
 use crate::refusal::Findings;
 
 /// Handles on processes. Before 6.9 they were anonymous inodes.
@@ -36,16 +36,28 @@ fn check(around: &Around<'_>, descriptor: &Descriptor, findings: &mut Findings) 
             CLOSE,
         );
     }
-    match descriptor.info.handle_of() {
-        Ok(GONE) | Err(_) => {}
-        Ok(0) => findings.refuse(subject, "it is a handle on a process of another pid namespace", CLOSE),
-        Ok(other) if around.tree.number_of(Pid::from_raw(other)).is_some() => {}
-        Ok(other) => findings.refuse(
-            subject,
-            format!("it is a handle on process {other}, which is not of the tree that is dumped"),
-            "name a process above both, or let the program close it",
-        ),
+    let is_inside = |info: &FdInfo| match info.handle_of() {
+        Ok(GONE) | Err(_) => true,
+        Ok(other) => around.tree.has(Pid::from_raw(other)),
+    };
+    // It may have ended, and been waited for, since it was looked at.
+    let now = || fdinfo::read(around.pid, descriptor.fd);
+    if is_inside(&descriptor.info) || now().map_or(true, |info| is_inside(&info)) {
+        return;
     }
+    match descriptor.info.handle_of() {
+        Ok(0) => findings.refuse(subject, "it is a handle on a process of another pid namespace", CLOSE),
+        Ok(other) => refuse_outsider(around, descriptor, other, findings),
+        Err(_) => {}
+    }
+}
+
+fn refuse_outsider(around: &Around<'_>, descriptor: &Descriptor, other: i32, findings: &mut Findings) {
+    findings.refuse(
+        descriptor.subject(around.pid),
+        format!("it is a handle on process {other}, which is not of the tree that is dumped"),
+        "name a process above both, or let the program close it",
+    );
 }
 
 fn dump(
@@ -60,7 +72,7 @@ fn dump(
             Some(inside) => inside as i32,
             None => {
                 let mut late = Findings::default();
-                check(around, descriptor, &mut late);
+                refuse_outsider(around, descriptor, other, &mut late);
                 return Err(DumpError::from_findings(late));
             }
         },
