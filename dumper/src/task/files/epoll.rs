@@ -27,23 +27,25 @@ pub const KIND: Kind =
 /// Bits that are not events (fs/eventpoll.c, EP_PRIVATE_BITS): EPOLLET, EPOLLONESHOT, EPOLLWAKEUP, EPOLLEXCLUSIVE.
 const NOT_EVENTS: u32 = 0xf << 28;
 /// How often a set is looked at that watches what cannot be found, and how long in between.
-const LOOKS_MAX: u32 = 5;
+const LOOKS_MAX: u32 = 10;
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// `EPOLLONESHOT`: told once, then left without events.
 const ONE_SHOT: u32 = 1 << 30;
 
 fn check(around: &Around<'_>, descriptor: &Descriptor, findings: &mut Findings) {
-    let mut targets = descriptor.info.epoll_targets().unwrap_or_default();
-    // A process that runs may have closed one since.
+    let targets = descriptor.info.epoll_targets().unwrap_or_default();
+    let mut missing = numbers(around, descriptor, &targets).1;
+    // A process that runs may have closed one since its set was read; what cannot be found in look after look is missing.
     for _ in 1..LOOKS_MAX {
-        if numbers(around, descriptor, &targets).1.is_empty() {
+        if missing.is_empty() {
             break;
         }
         std::thread::sleep(LOOK_AGAIN);
         let Ok(info) = fdinfo::read(around.pid, descriptor.fd) else { return };
-        targets = info.epoll_targets().unwrap_or_default();
+        let again = numbers(around, descriptor, &info.epoll_targets().unwrap_or_default()).1;
+        missing.retain(|(target, _)| again.iter().any(|(other, _)| other == target));
     }
-    refuse(around, descriptor, numbers(around, descriptor, &targets).1, findings);
+    refuse(around, descriptor, missing, findings);
     let is_spent = |target: &&EpollTarget| target.events & !NOT_EVENTS == 0 && target.events & ONE_SHOT != 0;
     if let Some(spent) = targets.iter().find(is_spent) {
         findings.lose(
@@ -61,7 +63,7 @@ fn check(around: &Around<'_>, descriptor: &Descriptor, findings: &mut Findings) 
 fn refuse(
     around: &Around<'_>,
     descriptor: &Descriptor,
-    missing: Vec<(&EpollTarget, String)>,
+    missing: Vec<(EpollTarget, String)>,
     findings: &mut Findings,
 ) {
     for (target, why) in missing {
@@ -73,12 +75,13 @@ fn refuse(
     }
 }
 
-/// Under which number the process that restores the set has each target; those that it does not have, and why.
-fn numbers<'a>(
+/// Under which number the process that restores the set has each target; those that it does not have, and why. One that is
+/// under no number and not missing either was closed.
+fn numbers(
     around: &Around<'_>,
     descriptor: &Descriptor,
-    targets: &'a [EpollTarget],
-) -> (Vec<i32>, Vec<(&'a EpollTarget, String)>) {
+    targets: &[EpollTarget],
+) -> (Vec<Option<i32>>, Vec<(EpollTarget, String)>) {
     let restorer = around.tree.restorer_of_epoll(around.pid, descriptor.fd);
     // Which of those that were added under one number, in the kernel's order.
     let offset =
@@ -105,30 +108,37 @@ fn numbers<'a>(
                 taken.insert(*fd);
                 found[index] = Some(*fd);
             }
-            None => missing.push((
-                &targets[index],
-                whereabouts(around, restorer, &used, |process, fd| is(index, process, fd)),
-            )),
+            None => missing.extend(
+                whereabouts(around, restorer, &used, |process, fd| is(index, process, fd))
+                    .map(|why| (targets[index], why)),
+            ),
         }
     }
-    (found.into_iter().flatten().collect(), missing)
+    (found, missing)
 }
 
 fn fds_of(pid: Pid) -> Vec<i32> {
     fdinfo::list(pid).unwrap_or_default()
 }
 
-/// Where a target is that the restoring process has under no number of its own.
-fn whereabouts(around: &Around<'_>, restorer: Pid, used: &[i32], is: impl Fn(Pid, i32) -> bool) -> String {
+/// Where a target is that the restoring process has under no number of its own. `None` for one that is closed, and stays in
+/// the set for as long as we hold our duplicate of it.
+fn whereabouts(
+    around: &Around<'_>,
+    restorer: Pid,
+    used: &[i32],
+    is: impl Fn(Pid, i32) -> bool,
+) -> Option<String> {
     if let Some(fd) = used.first() {
-        return format!("process {restorer} has it as {fd} only, which is watched as well");
+        return Some(format!("process {restorer} has it as {fd} only, which is watched as well"));
     }
-    let mut others = around.tree.tasks().filter(|process| *process != restorer);
-    match others.find(|process| fds_of(*process).into_iter().any(|fd| is(*process, fd))) {
-        Some(other) => {
-            format!("only process {other} still has it, while process {restorer} would have to add it anew")
-        }
-        None => "no process of the tree has it under any number".to_owned(),
+    let has = |process: &Pid| fds_of(*process).into_iter().any(|fd| is(*process, fd));
+    match around.tree.tasks().filter(|process| *process != restorer).find(has) {
+        Some(other) => Some(format!(
+            "only process {other} still has it, while process {restorer} would have to add it anew"
+        )),
+        None if has(&Pid::this()) => None,
+        None => Some("no process of the tree has it under any number".to_owned()),
     }
 }
 
@@ -145,7 +155,7 @@ fn dump(
         refuse(around, descriptor, missing, &mut late);
         return Err(DumpError::from_findings(late));
     }
-    let entry = |(target, fd): (&EpollTarget, i32)| EventpollTfdEntry {
+    let entry = |target: &EpollTarget, fd: i32| EventpollTfdEntry {
         id: 0, // of images that had these entries apart
         tfd: fd as u32,
         events: target.events,
@@ -158,7 +168,7 @@ fn dump(
         id,
         flags: descriptor.file_flags(),
         fown: fown::read(around.pid, descriptor)?,
-        tfd: targets.iter().zip(fds).map(entry).collect(),
+        tfd: targets.iter().zip(fds).filter_map(|(target, fd)| Some(entry(target, fd?))).collect(),
     };
     Ok(FileEntry { r#type: FdTypes::Eventpoll.into(), id, epfd: Some(epfd), ..FileEntry::default() })
 }
