@@ -14,6 +14,7 @@ use crate::options::{
 use crate::predump::tracker::Choice;
 use crate::prepare::cpu_match::CpuCap;
 use crate::task::files::ghost::LIMIT_BYTES_MAX;
+use crate::task::files::provided::Provided;
 
 /// Where journals are kept unless `--state-dir` says otherwise: it must outlive the program.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/godwit/source";
@@ -112,6 +113,14 @@ pub struct Source {
     /// How much of a deleted file may go into the images: bytes, or with K, M; at most 200M.
     #[arg(long, value_name = "SIZE", value_parser = parse_ghost_limit, default_value = "1M")]
     pub ghost_limit: u64,
+    /// Allow a file whose path is gone while it has another link: it gets one more beside its former path, by which a
+    /// restore finds it, and which that takes away.
+    #[arg(long)]
+    pub link_remap: bool,
+    /// What is left out, since whoever restores gives `criu restore` one in its place (`--inherit-fd fd[N]:NAME`), as CRIU's
+    /// option: `file[MOUNT:INODE]`, the mnt_id and inode in hex, or `pipe:[INODE]`; may be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub external: Vec<Provided>,
     /// CRIU that will restore, e.g. 4.2; by default what the page server says, else any from 4.1 on.
     #[arg(long, value_name = "VERSION")]
     pub criu_version: Option<CriuVersion>,
@@ -210,7 +219,7 @@ pub struct Migrate {
     /// Time that the server may take to restore it; then it is asked to undo that, and the process runs on here.
     #[arg(long, value_name = "TIME", value_parser = parse_duration, default_value = "600s")]
     restore_timeout: Duration,
-    /// Refuse a process whose file locks would need its death before its restore.
+    /// Refuse a process whose file locks or named pipes would need its death before its restore.
     #[arg(long)]
     no_kill_first: bool,
 }
@@ -262,6 +271,12 @@ pub struct Doctor {
     /// How much of a deleted file a dump would be let take: bytes, or with K, M; at most 200M.
     #[arg(long, value_name = "SIZE", value_parser = parse_ghost_limit, default_value = "1M")]
     pub ghost_limit: u64,
+    /// A dump would be let make links; see `godwit dump --help`.
+    #[arg(long)]
+    pub link_remap: bool,
+    /// What a dump would leave out; see `godwit dump --help`.
+    #[arg(long, value_name = "NAME")]
+    pub external: Vec<Provided>,
     /// Page server, HOST:PORT, to look at as well: whether it restores, by which CRIU, and on which processor.
     #[arg(long, requires = "keys")]
     pub to: Option<String>,
@@ -420,6 +435,8 @@ impl Source {
             bandwidth_limit: self.bandwidth_limit,
             alive_set: !self.no_alive_set,
             ghost_limit: self.ghost_limit,
+            link_remap: self.link_remap,
+            provided: self.external.iter().copied().collect(),
             state_dir: self.state_dir.clone(),
             progress: !self.json,
         }

@@ -110,7 +110,12 @@ fn doctor(args: &Doctor) -> Result<u8, Failure> {
     }
     let (is_fine, mut text, mut value) = match args.pid {
         Some(pid) => {
-            let findings = doctor::examine(pid, args.ghost_limit)?;
+            let findings = doctor::examine(
+                pid,
+                args.ghost_limit,
+                &args.external.iter().copied().collect(),
+                args.link_remap,
+            )?;
             let is_fine = findings.refusals.is_empty();
             (is_fine, doctor::to_text(pid, &findings), doctor::to_value(pid, &findings))
         }

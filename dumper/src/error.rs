@@ -192,6 +192,11 @@ impl DumpError {
         DumpError::Refused(Refusals(findings.refusals))
     }
 
+    /// Whether what was sealed may be the only copy, or become it.
+    pub fn leaves_images(&self) -> bool {
+        matches!(self, DumpError::Undecided { .. } | DumpError::LostAfterCommit { .. })
+    }
+
     /// The exit status that the command line documents.
     pub fn exit_status(&self) -> u8 {
         match self {

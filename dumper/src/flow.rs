@@ -54,7 +54,8 @@ use crate::refusal::{Findings, Loss};
 use crate::report::{DumpStats, Outcome, Report, RoundReport, SharedPages};
 use crate::step::{Step, Steps};
 use crate::task::aio::Rings;
-use crate::task::files::{self, Around, Descriptor};
+use crate::task::files::links::Links;
+use crate::task::files::{self, Around, Descriptor, OfTree};
 use crate::task::images::{self, Given, Images};
 use crate::task::says::{self, Says};
 use crate::task::shmem::{self, Holder, Segment};
@@ -82,9 +83,15 @@ fn copy(options: &Options, host: &Host, steps: &mut Steps) -> Result<(Rounds, Se
     let network = host.scripts.lock_network()?; //                               drop = scripts unlock
     let (collected, asked) = collect(options, host, &frozen, steps)?; //         15b-20b
     let dumped = dump_tasks(options, host, &frozen, collected, asked, &mut rounds, steps)?; // 21
-    let sealed = finish(options, host, &frozen, dumped, steps)?; //              22-33
+    let mut sealed = finish(options, host, &frozen, dumped, steps)?; //          22-33
     let network = (options.afterwards != Afterwards::Run).then_some(network); // unlocked before it runs on
-    let ended = hand_over(options, host, frozen, &sealed)?; //                   kill, run on or stop
+    let links = std::mem::take(&mut sealed.links); //                            drop = no link is left
+    let ended = hand_over(options, host, frozen, &sealed); //                    kill, run on or stop
+    if ended.as_ref().map_or_else(|error| error.leaves_images() || host.root.check_alive().is_err(), |_| true)
+    {
+        links.keep(); // the images are the copy, and a restore takes them away
+    }
+    let ended = ended?;
     network.into_iter().for_each(NetworkLock::keep);
     ending.done();
     Ok((rounds, sealed, ended))
@@ -134,13 +141,17 @@ struct Host {
 }
 
 fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
+    options.check()?;
     steps.run(Step::RaiseLimits, limits::raise)?;
-    let root = steps.run(Step::RootItem, || Root::open(options.pid, options.ghost_limit))?;
+    let root = steps.run(Step::RootItem, || {
+        Ok(Root::open(options.pid, options.ghost_limit, &options.provided)?.linking(options.link_remap))
+    })?;
     limits::suffice(root.pid)?;
     let claims = Claims::default();
     let tree = claims.tree(root.pid)?;
     leftovers::thaw_tree(&root.boot_id, &tree, &options.state_dir)?;
     leftovers::sweep_tree(root.pid)?;
+    leftovers::sweep_links(&tree);
     let image_dir = ImageDir::open(options)?;
     let scripts = Scripts::new(options, &image_dir);
     steps.run(Step::PreDumpScripts, || scripts.run(Hook::PreDump))?;
@@ -165,7 +176,7 @@ fn prepare(options: &Options, steps: &mut Steps) -> Result<Host, DumpError> {
     let mut findings = Findings::default();
     seen.tasks.iter().for_each(|seen| seen.guards.losses(seen.task.pid, criu, &mut findings));
     losses.extend(survey::verdict(findings, options.strict)?);
-    if options.no_kill_first && target.is_same_machine() && seen.has_locks() {
+    if options.no_kill_first && target.is_same_machine() && seen.is_bound() {
         return Err(handover::refuse_kill_first(root.pid));
     }
     let origin = Origin { session: target.session(&root), root_pid: root.inside };
@@ -285,6 +296,8 @@ fn freeze(options: &Options, host: &Host, steps: &mut Steps) -> Result<Stopped, 
 struct Collected {
     /// Of each process, as they stand in the tree.
     descriptors: Vec<Vec<Descriptor>>,
+    /// What they are in the tree.
+    tree: OfTree,
     /// Which process was the first that had the descriptor table of each.
     tables: Vec<usize>,
     locks: FileLocks,
@@ -309,14 +322,15 @@ fn collect(
     let mut late = Findings::default();
     let descriptors = parallel::each(tasks, |task| files::open_all(task.pid, &task.pidfd))?;
     let by_task = || tasks.iter().zip(&descriptors).map(|(task, all)| (task.pid, &all[..]));
-    steps.run(Step::CheckpointDevices, || {
+    let tree = steps.run(Step::CheckpointDevices, || {
         pids.iter().try_for_each(|pid| plugins::checkpoint_devices(*pid))?;
-        let inside = pids.iter().copied().collect();
-        let around = Around::look(root.pid, inside, descriptors.iter().flatten());
+        let living = tasks.iter().zip(&descriptors).map(|(task, all)| (task, &all[..]));
+        let tree = OfTree::look(root, living, &stopped.zombies);
         parallel::look(by_task(), &mut late, |(pid, all), late| {
-            survey::descriptors_of(pid, all, root.ghost_limit, &around, late);
-            Ok(())
-        })
+            survey::descriptors_of(&Around { pid, tree: &tree }, all, late);
+            Ok::<_, DumpError>(())
+        })?;
+        Ok(tree)
     })?;
     let tables = steps.run(Step::CollectIds, || {
         let of_threads =
@@ -372,7 +386,7 @@ fn collect(
     })?;
     losses.extend(survey::late_verdict(late, &host.losses, options.strict)?);
     stopped.alarm.check(Step::CollectLsm)?;
-    Ok((Collected { descriptors, tables, locks, seccomp, losses }, asked))
+    Ok((Collected { descriptors, tree, tables, locks, seccomp, losses }, asked))
 }
 
 /// What all processes are being asked.
@@ -550,6 +564,7 @@ fn state(
         known: &host.losses,
         strict: options.strict,
         seccomp: &collected.seccomp,
+        tree: &collected.tree,
     };
     let (made, flagged) = images::dump(around, &tree, || {
         let flagged = flags.join()?;
@@ -576,7 +591,10 @@ struct SealedSet {
     stats: DumpStats,
     report: Option<RoundReport>,
     restore_options: Vec<String>,
-    has_locks: bool,
+    /// What it made beside files whose path is gone.
+    links: Links,
+    /// Whether its copy could not be beside it on the same kernel.
+    is_bound: bool,
     /// What only the freeze showed to be lost.
     losses: Vec<Loss>,
 }
@@ -588,10 +606,10 @@ fn finish(
     dumped: Dumped<'_>,
     steps: &mut Steps,
 ) -> Result<SealedSet, DumpError> {
-    let Dumped { mut images, collected, listed, sent, segments, rings, shared, state, memdump } = dumped;
+    let Dumped { mut images, collected, listed, sent, segments, rings, shared, mut state, memdump } = dumped;
     let (root, tasks, pids) = (&host.root, &stopped.tasks, stopped.pids());
     let by_task = || collected.by_task(tasks);
-    steps.run(Step::DeadPidConflict, || finish::dead_pids(by_task()))?;
+    steps.run(Step::DeadPidConflict, || finish::dead_pids(&collected.tree, by_task()))?;
     steps.run(Step::DumpMountNamespaces, no_more)?;
     let locks = steps.run(Step::DumpFileLocks, || Ok(collected.locks.image()?))?;
     steps.run(Step::VerifyTtySids, no_more)?;
@@ -604,8 +622,8 @@ fn finish(
     steps.run(Step::DumpCgroups, || finish::cgroups(root, &pids, &host.cgroup))?;
     steps.run(Step::FixExternalUnixSockets, no_more)?;
     steps.run(Step::TtyPostActions, no_more)?;
-    let has_locks = locks.is_some();
-    if has_locks {
+    let is_bound = locks.is_some() || state.made.table.has_fifos();
+    if locks.is_some() {
         images.need_option("--file-locks");
     }
     if stopped.places.first().is_some_and(|(_, root)| root.sid != root.pid) {
@@ -635,8 +653,18 @@ fn finish(
     let report = rounds::report(round, listed.iter(), &sent, memdump, sealed.fsync_us).with_shared(shared);
     stats.frozen = stopped.alarm.elapsed().saturating_sub(stopped.freezing);
     let losses = collected.losses.into_iter().chain(state.made.losses).collect();
+    let links = std::mem::take(&mut state.made.table.links);
     let (processes, zombies) = (tasks.len(), stopped.zombies.len());
-    Ok(SealedSet { processes, zombies, stats, report: Some(report), restore_options, has_locks, losses })
+    Ok(SealedSet {
+        processes,
+        zombies,
+        stats,
+        report: Some(report),
+        restore_options,
+        links,
+        is_bound,
+        losses,
+    })
 }
 
 /// How it ended: what the destination says, and how long the process stood still.
@@ -662,7 +690,7 @@ fn hand_over(
     };
     let tree = tasks.into_iter().enumerate().map(member).collect();
     let handed_over =
-        handover::end(options, &host.root, tree, &host.target, frozen, &host.cgroup, sealed.has_locks)?;
+        handover::end(options, &host.root, tree, &host.target, frozen, &host.cgroup, sealed.is_bound)?;
     let downtime = handed_over.running_at.map_or(alarm.elapsed(), |at| at.duration_since(alarm.begun()));
     Ok(Ended { handed_over, downtime })
 }

@@ -7,10 +7,12 @@ use std::time::Duration;
 
 use nix::unistd::Pid;
 
+use crate::error::DumpError;
 use crate::link::limit::Rate;
 use crate::link::{Compress, Delta};
 use crate::predump::tracker::Choice;
 use crate::prepare::cpu_match::CpuCap;
+use crate::task::files::provided::AllProvided;
 
 /// What happens to the source once its images are whole.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,10 +179,37 @@ pub struct Options {
     pub alive_set: bool,
     /// How many bytes of a deleted file may go into the images.
     pub ghost_limit: u64,
+    /// What whoever restores provides.
+    pub provided: AllProvided,
+    /// Whether links may be made beside files whose path is gone.
+    pub link_remap: bool,
     /// Where journals are kept.
     pub state_dir: PathBuf,
     /// Show a progress bar when standard error is a terminal.
     pub progress: bool,
+}
+
+impl Options {
+    /// What the command line by itself cannot rule out.
+    ///
+    /// # Errors
+    /// [`DumpError::Usage`].
+    pub fn check(&self) -> Result<(), DumpError> {
+        match self.provided.first() {
+            Some(provided) if self.restore => Err(DumpError::Usage(format!(
+                "--external {provided}: a page server that restores has nothing to give in its place; add --no-restore, and \
+                 restore by hand with --inherit-fd fd[N]:{provided}"
+            ))),
+            _ if self.link_remap && self.stage == Stage::Dump && self.afterwards != Afterwards::Kill => {
+                Err(DumpError::Usage(
+                    "--link-remap: the links that it makes are taken away where the process goes on, and the images could \
+                     not be restored without; leave --leave-running and --leave-stopped out"
+                        .into(),
+                ))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Which pid namespace the page server restores into.

@@ -23,28 +23,32 @@ const KINDS: &[(&str, Subject, &str)] = &[
     ("udp-socket", Subject::Fd, "a UDP"),
     ("netlink-socket", Subject::Fd, "netlink"),
     ("vsock", Subject::Fd, "a socket"),
-    ("eventfd", Subject::Fd, "an event counter (eventfd)"),
-    ("epoll", Subject::Fd, "(epoll)"),
-    ("timerfd", Subject::Fd, "(timerfd)"),
-    ("signalfd", Subject::Fd, "(signalfd)"),
-    ("inotify", Subject::Fd, "(inotify)"),
-    ("fanotify", Subject::Fd, "(fanotify)"),
+    ("epoll-closed", Subject::Fd, "was added as descriptor 79, and no process of the tree has it"),
+    ("epoll-foreign", Subject::Fd, "was added as descriptor 79, and only process"),
+    ("epoll-twice", Subject::Fd, "as 78 only, which is watched as well"),
+    ("alarm-timer", Subject::Fd, "wakes a sleeping machine"),
+    ("packets", Subject::Fd, "packet mode"),
+    ("inotify-gone", Subject::Fd, "which has no path any more"),
+    ("fanotify-decides", Subject::Fd, "all of them would wait for it"),
+    ("fanotify-all", Subject::Fd, "on a whole file system"),
     ("io_uring", Subject::Fd, "(io_uring)"),
     ("perf", Subject::Fd, "(perf)"),
     ("userfaultfd", Subject::Fd, "(userfaultfd)"),
-    ("pidfd", Subject::Fd, "(pidfd)"),
+    ("pidfd-outside", Subject::Fd, "which is not of the tree"),
+    ("pidfd-thread", Subject::Fd, "PIDFD_THREAD"),
     ("bpf", Subject::Fd, "a BPF map"),
     ("mqueue", Subject::Fd, "a message queue"),
     ("namespace", Subject::Fd, "a handle on a namespace"),
-    ("path-only", Subject::Fd, "O_PATH"),
-    ("named-pipe", Subject::Fd, "a named pipe"),
-    ("device", Subject::Fd, "device"),
-    ("own-proc", Subject::Fd, "in /proc"),
-    ("dead-proc", Subject::Fd, "in /proc"),
-    ("lease", Subject::Fd, "a lease"),
+    ("path-only", Subject::Fd, "only names (O_PATH)"),
+    ("named-pipe-outside", Subject::Fd, "has this named pipe open"),
+    ("device", Subject::Fd, "(TUN, TAP)"),
+    ("proc-outside", Subject::Fd, "in /proc, which is not of the tree"),
+    ("proc-thread", Subject::Fd, "/task, where nothing is yet"),
+    ("lease-breaking", Subject::Fd, "a lease that another process waits for"),
+    ("lease-deleted", Subject::Fd, "a lease of a deleted file"),
     ("secret", Subject::Fd, ""),
     ("linked-elsewhere", Subject::Fd, "another link"),
-    ("replaced", Subject::Fd, "another link"),
+    ("replaced", Subject::Fd, "another file has its path now"),
     ("long-memfd", Subject::Fd, "a restore maps it whole"),
     ("sysv-shm", Subject::Mapping, "System V shared memory"),
     ("pending-trap", Subject::Thread, "SIGTRAP"),
@@ -278,7 +282,7 @@ fn the_machine_itself_can_be_asked_about() {
 fn what_appears_at_the_last_moment_is_refused_and_the_process_runs_on() {
     require!("root", "cc");
     let scene = Scene::new("doctor-late");
-    let mut victim = Victim::start(&scene, "odd", &["late-eventfd"]);
+    let mut victim = Victim::start(&scene, "odd", &["late-packets"]);
     let (code, told) = examine(&scene, victim.pid);
     assert_eq!(code, Some(0), "{told}");
     let images = scene.subdir("images");
@@ -292,9 +296,8 @@ fn what_appears_at_the_last_moment_is_refused_and_the_process_runs_on() {
     eventually("it has opened", Duration::from_secs(10), || victim.dir().join("opened").exists());
     let finished = running.finish(Duration::from_secs(60));
     assert_eq!(finished.code(), Some(3), "{finished}");
-    let why =
-        format!("process {pid}, fd 77 (anon_inode:[eventfd]): an event counter (eventfd) is not dumped yet");
-    assert!(finished.stderr.contains(&why), "{finished}");
+    let why = format!("process {pid}, fd 77 (pipe:[");
+    assert!(finished.stderr.contains(&why) && finished.stderr.contains("packet mode"), "{finished}");
     victim.expect_untouched();
     assert!(std::fs::read_dir(&images).unwrap().next().is_none(), "something is left in the directory");
     // Once it is closed nothing is in the way.
@@ -311,7 +314,7 @@ fn what_appears_at_the_last_moment_is_refused_and_the_process_runs_on() {
 fn a_script_can_mend_what_would_be_refused() {
     require!("root", "cc");
     let scene = Scene::new("doctor-script");
-    let mut victim = Victim::start(&scene, "odd", &["late-eventfd"]);
+    let mut victim = Victim::start(&scene, "odd", &["late-packets"]);
     victim.tell("open");
     eventually("it has opened", Duration::from_secs(10), || victim.dir().join("opened").exists());
     assert_eq!(examine(&scene, victim.pid).0, Some(3));

@@ -349,11 +349,11 @@ fn what_cannot_be_moved_is_refused_by_name() {
         "terminal",
         "unix-socket",
         "tcp-socket",
-        "eventfd",
-        "epoll",
-        "timerfd",
-        "signalfd",
-        "inotify",
+        "packets",
+        "epoll-closed",
+        "alarm-timer",
+        "pidfd-outside",
+        "inotify-gone",
         "io_uring",
     ];
     let mut wrong = Vec::new();

@@ -490,7 +490,7 @@ fn the_next_dump_of_any_of_it_lets_it_run() {
         let mut tree = Tree::start(&scene);
         killed_dumper(&scene, &tree, &[("GODWIT_FAULT", "mid.freezer.frozen:kill")]);
         tree.expect_still();
-        let root = Root::open(tree.pids[nth], 0).unwrap();
+        let root = Root::open(tree.pids[nth], 0, &Default::default()).unwrap();
         leftovers::thaw(&root, &source_state(&scene)).unwrap();
         tree.expect_runs();
         assert_eq!(tree.victim.check(), Verdict::Ok);
@@ -506,7 +506,7 @@ fn a_dump_of_a_part_of_an_undecided_tree_is_refused() {
     let scene = Scene::new("part");
     let tree = Tree::start(&scene);
     killed_dumper(&scene, &tree, &[("TREE_STAGE", "restore-sent")]);
-    let part = Root::open(tree.pids[2], 0).unwrap();
+    let part = Root::open(tree.pids[2], 0, &Default::default()).unwrap();
     let refused = leftovers::thaw(&part, &source_state(&scene)).unwrap_err().to_string();
     assert!(refused.contains("session resolve") && refused.contains(&part.pid.to_string()), "{refused}");
     // So is one that it is a part of, of which only the root is known to the caller by another way.

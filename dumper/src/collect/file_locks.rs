@@ -13,7 +13,7 @@ use crate::procfs::fdinfo::{Lock, LockKind};
 use crate::procfs::maps::Vma;
 use crate::refusal::Findings;
 use crate::sys;
-use crate::task::files::Descriptor;
+use crate::task::files::{Descriptor, ghost};
 
 /// The locks of a tree, each once.
 #[derive(Debug, Default)]
@@ -26,17 +26,21 @@ pub struct FileLocks {
 /// What tells the locks of a file apart: the file, kind, access and range.
 type LockKey = ((u64, u64), u32, Vec<u8>, u64, Option<u64>);
 
-/// Refuses leases and mandatory locks by name: restore needs their other side.
+/// Refuses leases by name that somebody waits for, and those of deleted files: to copy one is to open it, which breaks a
+/// lease, and the process that would have to give it back lies frozen.
 pub fn check(pid: Pid, descriptors: &[Descriptor], findings: &mut Findings) {
     for descriptor in descriptors {
         for lock in &descriptor.info.locks {
-            if flag(lock).is_none() {
-                findings.refuse(
-                    descriptor.subject(pid),
-                    "it holds a lease, and leases are not dumped",
-                    "let the program give the lease back",
-                );
-            }
+            let why = match lock.kind {
+                LockKind::Lease if lock.mode != b"ACTIVE" => {
+                    "it holds a lease that another process waits for"
+                }
+                LockKind::Lease if ghost::is_deleted(&descriptor.stat) => {
+                    "it holds a lease of a deleted file"
+                }
+                _ => continue,
+            };
+            findings.refuse(descriptor.subject(pid), why, "let the program give the lease back");
         }
     }
 }
@@ -65,13 +69,13 @@ pub fn any(descriptors: &[Descriptor]) -> bool {
     descriptors.iter().any(|descriptor| !descriptor.info.locks.is_empty())
 }
 
-/// `FL_*` of a lock that is dumped (criu/include/file-lock.h): POSIX 1, FLOCK 2, OFD 4.
-fn flag(lock: &Lock) -> Option<u32> {
+/// `FL_*` of a lock (criu/include/file-lock.h).
+fn flag(lock: &Lock) -> u32 {
     match lock.kind {
-        LockKind::Posix => Some(1),
-        LockKind::Flock => Some(2),
-        LockKind::Ofd => Some(4),
-        LockKind::Lease => None,
+        LockKind::Posix => 1,
+        LockKind::Flock => 2,
+        LockKind::Ofd => 4,
+        LockKind::Lease => 8,
     }
 }
 
@@ -87,7 +91,7 @@ impl FileLocks {
         let mut seen = HashSet::new();
         for descriptor in descriptors {
             for lock in &descriptor.info.locks {
-                let Some(flag) = flag(lock) else { continue };
+                let flag = flag(lock);
                 let file = (descriptor.stat.st_dev, descriptor.stat.st_ino);
                 let key = (file, flag, lock.access.clone(), lock.start, lock.end);
                 let is_new = if lock.kind == LockKind::Posix {

@@ -18,17 +18,23 @@ use crate::handover::freezer::Freezer;
 use crate::prepare::root::Root;
 use crate::prepare::{leftovers, survey};
 use crate::refusal::Findings;
+use crate::task::files::provided::AllProvided;
 
 /// Looks at a process without touching it.
 ///
 /// # Errors
 /// When it does not exist or may not be looked at.
-pub fn examine(pid: Pid, ghost_limit: u64) -> Result<Findings, DumpError> {
-    let root = match Root::open(pid, ghost_limit) {
+pub fn examine(
+    pid: Pid,
+    ghost_limit: u64,
+    provided: &AllProvided,
+    link_remap: bool,
+) -> Result<Findings, DumpError> {
+    let root = match Root::open(pid, ghost_limit, provided) {
         Err(DumpError::Refused(refusals)) => {
             return Ok(Findings { refusals: refusals.0, ..Findings::default() });
         }
-        root => root?,
+        root => root?.linking(link_remap),
     };
     survey::survey(&root)
 }

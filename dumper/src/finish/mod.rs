@@ -18,19 +18,24 @@ use crate::prepare::root::Root;
 use crate::prepare::survey;
 use crate::procfs::maps::Vma;
 use crate::refusal::{Findings, Subject};
-use crate::task::files::{Descriptor, unknown};
+use crate::task::files::{Around, Descriptor, OfTree, proc_entry};
 use crate::task::shmem::Segment;
 use crate::task::{self, vmas};
 
-/// Proves that no descriptor leads into `/proc` of a process: that process may be gone, or another, at the destination.
+/// Proves that files of dead processes in `/proc` can be had again: that none of their numbers is a thread's by now.
 ///
 /// # Errors
 /// [`DumpError::Refused`].
-pub fn dead_pids<'a>(tree: impl Iterator<Item = (Pid, &'a [Descriptor])>) -> Result<(), DumpError> {
+pub fn dead_pids<'a>(
+    of_tree: &OfTree,
+    tree: impl Iterator<Item = (Pid, &'a [Descriptor])>,
+) -> Result<(), DumpError> {
     let mut findings = Findings::default();
     for (pid, descriptors) in tree {
         for descriptor in descriptors {
-            if let Some((why, way_out)) = unknown::of_any(descriptor) {
+            let Some(owner) = proc_entry::owner(descriptor) else { continue };
+            if let Err((why, way_out)) = proc_entry::check(&Around { pid, tree: of_tree }, descriptor, owner)
+            {
                 findings.refuse(descriptor.subject(pid), why, way_out);
             }
         }

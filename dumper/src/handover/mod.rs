@@ -14,8 +14,8 @@
 //! ```
 //! Whatever fails before `committing` ends with the source running again, but only after the destination said
 //! that nothing of its copy is left. Where it cannot be asked, the source lies still, and the error names the
-//! command that decides. A tree that holds file locks which the destination's kernel would see as held by the
-//! source is killed first: its copy meanwhile are the sealed, durable images.
+//! command that decides. A tree that holds file locks or named pipes which the destination's kernel would see as held by
+//! the source is killed first: its copy meanwhile are the sealed, durable images.
 //!
 //! It is always the whole tree that is frozen, killed or let run: `member` is one process of it, `freezer` the freeze
 //! of all.
@@ -62,7 +62,8 @@ pub struct HandedOver {
 /// Ends a dump whose images are whole: hands over, kills, stops or lets run on, as asked for.
 ///
 /// `tree` is what `frozen` holds: the root first, parents before children, living processes only, since a zombie goes
-/// with its parent. `cgroup` is the cgroup v2 path of all of them, `has_locks` whether one of them holds file locks.
+/// with its parent. `cgroup` is the cgroup v2 path of all of them, `is_bound` whether one of them
+/// holds what the copy, on the same kernel, could not have beside it: file locks, named pipes.
 ///
 /// # Errors
 /// See [`HandOver::restore`].
@@ -73,7 +74,7 @@ pub fn end(
     target: &Target,
     frozen: FrozenTree,
     cgroup: &str,
-    has_locks: bool,
+    is_bound: bool,
 ) -> Result<HandedOver, DumpError> {
     if tree.first().is_none_or(|first| first.pid != root.pid) {
         return Err(DumpError::Died { pid: root.pid });
@@ -126,7 +127,7 @@ pub fn end(
         state_dir: options.state_dir.clone(),
         keys: keys.clone(),
         address: address.clone(),
-        kill_first: has_locks && target.is_same_machine(),
+        kill_first: is_bound && target.is_same_machine(),
     };
     if options.restore && options.no_kill_first && hand_over.kill_first {
         return Err(refuse_kill_first(root.pid));
@@ -145,12 +146,12 @@ pub fn end(
     outcome
 }
 
-/// Says that the locks of a process need its death before its restore, which the user does not want.
+/// Says that the locks or named pipes of a process need its death before its restore, which the user does not want.
 pub fn refuse_kill_first(pid: Pid) -> DumpError {
     let mut findings = Findings::default();
     findings.refuse(
         Subject::Process(pid),
-        "it holds file locks that the destination, on the same kernel, cannot take while it lies frozen here",
+        "it holds file locks or named pipes that the destination, on the same kernel, cannot take while it lies frozen here",
         "leave --no-kill-first out: it is then killed once its sealed images are the copy, and restored from them",
     );
     DumpError::from_findings(findings)
@@ -179,7 +180,7 @@ pub struct HandOver<'a> {
     pub keys: PathBuf,
     /// Address of the server, as the user gave it.
     pub address: String,
-    /// Kill the source before the restore, for the sake of its file locks.
+    /// Kill the source before the restore, for the sake of its file locks and named pipes.
     pub kill_first: bool,
 }
 
@@ -359,7 +360,7 @@ impl HandOver<'_> {
         link.resolve(self.sink.session_id(), held.token, decision, false, proof)
     }
 
-    /// The order for file locks: the source dies first, its sealed images are the copy.
+    /// The order for file locks and named pipes: the source dies first, its sealed images are the copy.
     fn kill_then_restore(&self, held: &mut Held) -> Result<HandedOver, DumpError> {
         held.commit_to_forward(self, false)?;
         // Its locks are given back only by its end.

@@ -28,6 +28,7 @@ use crate::prepare::image_dir;
 use crate::prepare::root::Root;
 use crate::procfs::{fdinfo, maps, stat, tree};
 use crate::remote;
+use crate::task::files::{self, links};
 
 /// A program of its own initialises a userfaultfd right after it made one: what is still not after this time is left
 /// over.
@@ -197,6 +198,14 @@ pub fn sweep_tree(root: Pid) -> Result<(), DumpError> {
         }
     }
     Ok(())
+}
+
+/// Takes away the links that a killed dumper left of the files of a tree, which has been found to be nobody's copy.
+pub fn sweep_links(tree: &[(Pid, u64)]) {
+    for (pid, _) in tree {
+        let Ok(Some(task)) = Task::open(*pid) else { continue };
+        links::sweep(*pid, &files::open_all(*pid, &task.pidfd).unwrap_or_default());
+    }
 }
 
 /// Whether a journal is about a tree that this process is in.

@@ -10,6 +10,7 @@ use crate::error::DumpError;
 use crate::procfs::{cgroup, host, stat, status};
 use crate::refusal::{Findings, Subject};
 use crate::sys;
+use crate::task::files::provided::AllProvided;
 
 /// The process to dump.
 #[derive(Debug)]
@@ -26,15 +27,19 @@ pub struct Root {
     pub boot_id: String,
     /// How many bytes of a deleted file may go into the images.
     pub ghost_limit: u64,
+    /// What whoever restores provides.
+    pub provided: AllProvided,
+    /// Whether links may be made beside files whose path is gone.
+    pub link_remap: bool,
 }
 
 impl Root {
-    /// Pins the process. A deleted file of it may have `ghost_limit` bytes.
+    /// Pins the process. A deleted file of it may have `ghost_limit` bytes; the restore is given what is `provided`.
     ///
     /// # Errors
     /// When it does not exist, or may not be looked at; refused by name when it is the dumper itself, a kernel
     /// thread or a zombie.
-    pub fn open(pid: Pid, ghost_limit: u64) -> Result<Root, DumpError> {
+    pub fn open(pid: Pid, ghost_limit: u64, provided: &AllProvided) -> Result<Root, DumpError> {
         let pidfd = sys::pidfd::open(pid).map_err(|errno| match errno {
             Errno::ESRCH => DumpError::Usage(format!("there is no process {pid}")),
             // EINVAL up to Linux 6.15, ENOENT since.
@@ -63,7 +68,21 @@ impl Root {
         }
         findings.verdict()?;
         let inside = status.ns_pid.last().copied().unwrap_or(status.pid) as u32;
-        Ok(Root { pid, inside, pidfd, start_time: stat.start_time, boot_id: host::boot_id()?, ghost_limit })
+        Ok(Root {
+            pid,
+            inside,
+            pidfd,
+            start_time: stat.start_time,
+            boot_id: host::boot_id()?,
+            ghost_limit,
+            provided: provided.clone(),
+            link_remap: false,
+        })
+    }
+
+    /// The same, with links allowed beside files whose path is gone, or not.
+    pub fn linking(self, link_remap: bool) -> Root {
+        Root { link_remap, ..self }
     }
 
     /// Errs when the process is gone: what has its pid now is another.

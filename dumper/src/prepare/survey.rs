@@ -19,7 +19,7 @@ use crate::prepare::{breakpoints, losses};
 use crate::procfs::maps::{self, Vma};
 use crate::procfs::{ProcfsError, cgroup, stat, status, tree};
 use crate::refusal::{Findings, Loss, Subject};
-use crate::task::files::{self, Around, Descriptor, ghost, memfd};
+use crate::task::files::{self, Around, Descriptor, OfTree, ghost, memfd};
 use crate::task::shmem::Holder;
 use crate::task::vmas::{Checked, Guards};
 use crate::task::{settings, shmem, special, vmas};
@@ -48,14 +48,17 @@ pub struct SeenTask {
 pub struct Seen {
     /// Its living processes, the root first.
     pub tasks: Vec<SeenTask>,
+    /// Those that have ended and were not waited for.
+    pub zombies: Vec<Zombie>,
     /// All other processes of the machine.
     pub others: BTreeSet<Pid>,
 }
 
 impl Seen {
-    /// Whether any process holds a file lock.
-    pub fn has_locks(&self) -> bool {
-        self.tasks.iter().any(|task| file_locks::any(&task.descriptors))
+    /// Whether any process holds what its copy could not have beside it on the same kernel: file locks, named pipes.
+    pub fn is_bound(&self) -> bool {
+        let has_fifo = |all: &[Descriptor]| all.iter().any(files::fifo::is);
+        self.tasks.iter().any(|task| file_locks::any(&task.descriptors) || has_fifo(&task.descriptors))
     }
 }
 
@@ -128,7 +131,7 @@ pub fn look(root: &Root, shell_job: bool, findings: &mut Findings) -> Result<See
     shmem::sharers(&holders, findings);
     shmem::check(&holders, findings);
     deleted_files(root.pid, &tasks, findings);
-    Ok(Seen { tasks, others })
+    Ok(Seen { tasks, zombies, others })
 }
 
 impl SeenTask {
@@ -453,25 +456,18 @@ pub fn lsm(pid: Pid, findings: &mut Findings) -> Result<(), DumpError> {
 /// # Errors
 /// Never; the signature is that of every check.
 pub fn descriptors(root: &Root, seen: &mut Seen, findings: &mut Findings) -> Result<(), DumpError> {
-    let pids = seen.tasks.iter().map(|seen| seen.task.pid).collect();
-    let all = seen.tasks.iter().flat_map(|seen| &seen.descriptors);
-    let around = Around::look(root.pid, pids, all);
+    let living = seen.tasks.iter().map(|seen| (&seen.task, &seen.descriptors[..]));
+    let tree = OfTree::look(root, living, &seen.zombies);
     seen.each(findings, |seen, findings| {
-        descriptors_of(seen.task.pid, &seen.descriptors, root.ghost_limit, &around, findings);
+        descriptors_of(&Around { pid: seen.task.pid, tree: &tree }, &seen.descriptors, findings);
         Ok(())
     })
 }
 
-/// The same of one process; `around` is its tree.
-pub fn descriptors_of(
-    pid: Pid,
-    all: &[Descriptor],
-    ghost_limit: u64,
-    around: &Around,
-    findings: &mut Findings,
-) {
-    files::check_all(pid, all, ghost_limit, around, findings);
-    file_locks::check(pid, all, findings);
+/// The same of one process.
+pub fn descriptors_of(around: &Around<'_>, all: &[Descriptor], findings: &mut Findings) {
+    files::check_all(around, all, findings);
+    file_locks::check(around.pid, all, findings);
 }
 
 /// Mappings, the executable, working and root directory. A task without a vDSO would have no place for the system

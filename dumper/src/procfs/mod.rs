@@ -1,7 +1,7 @@
 //! What /proc says of a task: `parse(bytes)` functions without system calls, and a thin reader beside each.
 //!
 //! Parsers never panic and never trust a length; unknown lines and fields that newer kernels add are passed over.
-//! Reading order: [`stat`], [`status`], [`maps`], [`memory`], [`fdinfo`], [`timers`], [`limits`], [`attr`] (one task),
+//! Reading order: [`stat`], [`status`], [`maps`], [`memory`], [`fdinfo`], [`objects`], [`timers`], [`limits`], [`attr`] (one task),
 //! [`tree`] (its threads and children), [`cgroup`], [`auxv`], [`mountinfo`], [`ns`], [`host`].
 
 pub mod attr;
@@ -15,6 +15,7 @@ pub mod maps;
 pub mod memory;
 pub mod mountinfo;
 pub mod ns;
+pub mod objects;
 pub mod stat;
 pub mod status;
 pub mod timers;

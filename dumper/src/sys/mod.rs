@@ -22,6 +22,7 @@ pub mod process_vm;
 pub mod ptrace;
 pub mod rlimit;
 pub mod sched;
+pub mod timerfd;
 pub mod userfaultfd;
 pub mod wait;
 pub mod xattr;

@@ -9,7 +9,7 @@ use godwit_wire::image::core::TaskCoreEntry;
 use godwit_wire::image::{ImageKind, ImageWriter};
 use nix::unistd::Pid;
 
-use super::files::{self, Descriptor, FileTable};
+use super::files::{self, Descriptor, FileTable, OfTree};
 use super::interrupted::Interrupted;
 use super::says::Says;
 use super::threads::{self, Thread};
@@ -43,6 +43,8 @@ pub struct Around<'a> {
     pub strict: bool,
     /// Filters of all threads.
     pub seccomp: &'a Seccomp,
+    /// What its descriptors must know of the tree.
+    pub tree: &'a OfTree,
 }
 
 /// What is known of one task when its images are made.
@@ -153,7 +155,7 @@ fn put(
     let mut vmas = vmas::entries(pid, mapped.flagged, mapped.vmas, &mut made.table)?;
     if table == index {
         let mut records = ImageWriter::new(ImageKind::Fdinfo);
-        for entry in files::dump(pid, descriptors, &mut made.table)? {
+        for entry in files::dump(&files::Around { pid, tree: around.tree }, descriptors, &mut made.table)? {
             records.push(&entry);
         }
         let name = ImageKind::Fdinfo.file_name(u64::from(ids::files_id(table)));

@@ -36,14 +36,65 @@ static void *open_late(void *unused)
 {
 	while (access("open", F_OK))
 		nap_ms(2);
-	int fd = must(eventfd(7, 0));
-	must(dup2(fd, 77));
-	close(fd);
+	int pair[2];
+	must(pipe2(pair, O_DIRECT));
+	must(dup2(pair[1], 77));
+	close(pair[0]);
+	close(pair[1]);
 	close(must(open("opened", O_CREAT | O_WRONLY, 0644)));
 	while (access("close", F_OK))
 		nap_ms(2);
 	close(77);
 	return unused;
+}
+
+/* A daemon, no child, which keeps what it has inherited, and opens a file if it is told one, until the victim ends. */
+static void outsider(const char *path)
+{
+	int ready[2];
+	char byte;
+	must(pipe(ready));
+	pid_t pid = must(fork());
+	if (pid == 0) {
+		if (fork())
+			_exit(0);
+		setsid();
+		if (path)
+			must(open(path, O_RDWR));
+		must(write(ready[1], "r", 1));
+		close(ready[0]);
+		close(ready[1]);
+		for (int i = 0; i < LIFE_SECONDS * 100 && !kill(victim_pid, 0) && access("check", F_OK); i++)
+			nap_ms(10);
+		_exit(0);
+	}
+	must(waitpid(pid, NULL, 0));
+	must(read(ready[0], &byte, 1));
+	close(ready[0]);
+	close(ready[1]);
+}
+
+/* A set that watches what cannot be added anew: a file that only others have, or one that has fewer numbers than watches. */
+static int odd_epoll(const char *how)
+{
+	struct epoll_event event = { EPOLLIN, { .u64 = 1 } };
+	int set = must(epoll_create1(0)), counter = must(eventfd(7, 0));
+	must(dup2(counter, 79));
+	close(counter);
+	must(epoll_ctl(set, EPOLL_CTL_ADD, 79, &event));
+	if (!strcmp(how, "twice")) {
+		must(dup2(79, 78));
+		must(epoll_ctl(set, EPOLL_CTL_ADD, 78, &event));
+	} else if (!strcmp(how, "foreign")) {
+		if (must(fork()) == 0) {
+			while (access("check", F_OK) && getppid() == victim_pid)
+				nap_ms(10);
+			_exit(0);
+		}
+	} else
+		outsider(NULL);
+	close(79);
+	return set;
 }
 
 static atomic_int unshared; /* 1, or the negative errno */
@@ -71,17 +122,23 @@ int main(int argc, char **argv)
 		fd = pair[0];
 	} else if (!strcmp(what, "tcp-socket"))
 		fd = must(socket(AF_INET, SOCK_STREAM, 0));
-	else if (!strcmp(what, "eventfd"))
-		fd = must(eventfd(7, 0));
-	else if (!strcmp(what, "epoll"))
-		fd = must(epoll_create1(0));
-	else if (!strcmp(what, "timerfd"))
-		fd = must(timerfd_create(CLOCK_MONOTONIC, 0));
-	else if (!strcmp(what, "signalfd"))
-		fd = must(signalfd(-1, &none, 0));
-	else if (!strcmp(what, "inotify"))
+	else if (!strncmp(what, "epoll-", 6))
+		fd = odd_epoll(what + 6);
+	else if (!strcmp(what, "alarm-timer"))
+		fd = can(timerfd_create(CLOCK_BOOTTIME_ALARM, 0));
+	else if (!strcmp(what, "packets")) {
+		/* Only the end that writes is told it. */
+		must(pipe2(pair, O_DIRECT));
+		fd = pair[1];
+	} else if (!strcmp(what, "inotify-gone")) {
+		/* The watch goes with the file, which is kept by whoever has it open. */
+		int gone = must(open("gone", O_CREAT | O_RDWR, 0600));
 		fd = must(inotify_init());
-	else if (!strcmp(what, "io_uring")) {
+		must(inotify_add_watch(fd, "gone", IN_MODIFY));
+		must(unlink("gone"));
+		must(dup2(gone, 70));
+		close(gone);
+	} else if (!strcmp(what, "io_uring")) {
 		char params[120] = { 0 };
 		fd = can(syscall(425, 4, params));
 	} else if (!strcmp(what, "deleted-file")) {
@@ -102,8 +159,12 @@ int main(int argc, char **argv)
 		fd = must(socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE));
 	else if (!strcmp(what, "vsock"))
 		fd = can(socket(AF_VSOCK, SOCK_STREAM, 0));
-	else if (!strcmp(what, "fanotify"))
+	else if (!strcmp(what, "fanotify-decides"))
+		fd = can(fanotify_init(FAN_CLASS_CONTENT, O_RDONLY));
+	else if (!strcmp(what, "fanotify-all")) {
 		fd = can(fanotify_init(FAN_CLASS_NOTIF, O_RDONLY));
+		must(fanotify_mark(fd, FAN_MARK_ADD | FAN_MARK_FILESYSTEM, FAN_CLOSE_WRITE, AT_FDCWD, "/dev/shm"));
+	}
 	else if (!strcmp(what, "perf")) {
 		/* struct perf_event_attr: a software counter of the processor's clock. */
 		uint32_t attr[32] = { 1, sizeof attr, 0 };
@@ -113,8 +174,10 @@ int main(int argc, char **argv)
 		fd = can(syscall(SYS_userfaultfd, 0));
 		must(ioctl(fd, 0xc018aa3f, api));
 		/* An own one is in use: with features, or it is taken for what a killed dumper left. */
-	} else if (!strcmp(what, "pidfd"))
-		fd = must(syscall(434, getpid(), 0));
+	} else if (!strcmp(what, "pidfd-outside"))
+		fd = must(syscall(434, getppid(), 0));
+	else if (!strcmp(what, "pidfd-thread"))
+		fd = can(syscall(434, getpid(), O_EXCL));
 	else if (!strcmp(what, "bpf")) {
 		/* BPF_MAP_CREATE: an array of one word. */
 		uint32_t attr[32] = { 2, 4, 4, 1 };
@@ -124,32 +187,33 @@ int main(int argc, char **argv)
 		mq_unlink("/godwit-odd");
 	} else if (!strcmp(what, "namespace"))
 		fd = must(open("/proc/self/ns/net", O_RDONLY));
-	else if (!strcmp(what, "path-only"))
-		fd = must(open("/", O_PATH));
-	else if (!strcmp(what, "named-pipe")) {
+	else if (!strcmp(what, "path-only")) {
 		must(mkfifo("fifo", 0600));
+		fd = must(open("fifo", O_PATH));
+	}
+	else if (!strcmp(what, "named-pipe-outside")) {
+		must(mkfifo("fifo", 0600));
+		outsider("fifo");
 		fd = must(open("fifo", O_RDWR));
 	} else if (!strcmp(what, "device"))
 		fd = can(open("/dev/net/tun", O_RDWR));
-	else if (!strcmp(what, "own-proc"))
-		fd = must(open("/proc/self/status", O_RDONLY));
-	else if (!strcmp(what, "dead-proc")) {
+	else if (!strcmp(what, "proc-outside")) {
 		char path[64];
-		pid_t pid = must(fork());
-		if (pid == 0) {
-			pause();
-			_exit(0);
-		}
-		snprintf(path, sizeof path, "/proc/%d/status", pid);
+		snprintf(path, sizeof path, "/proc/%d/status", getppid());
 		fd = must(open(path, O_RDONLY));
-		must(kill(pid, SIGKILL));
-		must(waitpid(pid, NULL, 0));
-	} else if (!strcmp(what, "lease")) {
+	} else if (!strcmp(what, "proc-thread"))
+		fd = must(open("/proc/thread-self/status", O_RDONLY));
+	else if (!strncmp(what, "lease-", 6)) {
+		signal(SIGIO, SIG_IGN);
 		fd = must(open("leased", O_CREAT | O_RDWR, 0600));
 		close(fd);
 		fd = must(open("leased", O_RDONLY));
 		can(fcntl(fd, F_SETLEASE, F_RDLCK));
 		keep = true;
+		if (!strcmp(what, "lease-deleted"))
+			must(unlink("leased"));
+		else if (open("leased", O_WRONLY | O_NONBLOCK) != -1)
+			broken("the lease was not broken");
 	} else if (!strcmp(what, "sysv-shm")) {
 		int id = must(shmget(IPC_PRIVATE, PAGE, 0600));
 		void *at = shmat(id, NULL, 0);
@@ -214,7 +278,7 @@ int main(int argc, char **argv)
 			nap_ms(2);
 		errno = -done;
 		can(done < 0 ? -1 : 0);
-	} else if (!strcmp(what, "late-eventfd")) {
+	} else if (!strcmp(what, "late-packets")) {
 		/* Opened by a thread of its own as soon as a file `open` is there. */
 		pthread_t opener;
 		must0(pthread_create(&opener, NULL, open_late, NULL));

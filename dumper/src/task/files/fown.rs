@@ -6,7 +6,7 @@ use nix::unistd::Pid;
 
 use godwit_wire::image::fown::FownEntry;
 
-use super::{Around, Descriptor};
+use super::{Around, Descriptor, OfTree};
 use crate::error::DumpError;
 use crate::procfs;
 use crate::refusal::Findings;
@@ -26,13 +26,14 @@ mod owner {
 /// Refuses an owner that a restore would not find. CRIU sets owners as it opens files, when every process of the tree has
 /// been made and is in its group, but none has threads of its own yet (criu/cr-restore.c, CR_STATE_FORKING and
 /// CR_STATE_RESTORE).
-pub fn check(pid: Pid, descriptor: &Descriptor, around: &Around, findings: &mut Findings) {
+pub fn check(around: &Around<'_>, descriptor: &Descriptor, findings: &mut Findings) {
+    let (pid, tree) = (around.pid, around.tree);
     let Ok(owner) = sys::fcntl::owner(descriptor.copy.as_fd()) else { return };
     let is_restored = match owner.kind {
         _ if owner.pid == 0 => true,
-        owner::GROUP => is_group_of(owner.pid, around),
+        owner::GROUP => is_group_of(owner.pid, tree),
         // The first thread of a process has its number.
-        _ => around.tree.contains(&Pid::from_raw(owner.pid)),
+        _ => tree.has_task(Pid::from_raw(owner.pid)),
     };
     let tells_number = owner.pid != 0
         && descriptor.file_flags() & libc::O_ASYNC as u32 != 0
@@ -60,10 +61,10 @@ pub fn check(pid: Pid, descriptor: &Descriptor, around: &Around, findings: &mut 
 }
 
 /// Whether a process group is one of the tree. That of a root which was born into it is that of `criu` after a restore.
-fn is_group_of(group: i32, around: &Around) -> bool {
+fn is_group_of(group: i32, tree: &OfTree) -> bool {
     let is_in_it = |pid: Pid| procfs::stat::read(pid).is_ok_and(|stat| stat.pgrp == group);
-    let is_outside = around.root.as_raw() != group && is_in_it(around.root);
-    !is_outside && around.tree.iter().any(|pid| is_in_it(*pid))
+    let is_outside = tree.root.as_raw() != group && is_in_it(tree.root);
+    !is_outside && tree.tasks().any(is_in_it)
 }
 
 /// Reads the owner of an open file, which has passed [`check`]. All of it belongs to the open file description, so
@@ -72,6 +73,9 @@ fn is_group_of(group: i32, around: &Around) -> bool {
 /// # Errors
 /// When an `fcntl` is refused, or the process is gone.
 pub fn read(pid: Pid, descriptor: &Descriptor) -> Result<FownEntry, DumpError> {
+    if descriptor.only_names() {
+        return Ok(none());
+    }
     let subject = || format!("fd {} of process {pid}", descriptor.fd);
     let failed = |what| move |errno| DumpError::sys(subject(), what, errno);
     let copy = descriptor.copy.as_fd();

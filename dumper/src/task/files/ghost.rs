@@ -62,7 +62,7 @@ pub fn check(at: &Path, stat: &FileStat, limit: u64, subject: Subject, findings:
     let held = held_bytes(stat);
     let is_huge = || filesystem::magic(stat.st_dev, || statfs(at)) == Some(HUGETLBFS_MAGIC.0);
     match kind {
-        SFlag::S_IFDIR => {}
+        SFlag::S_IFDIR | SFlag::S_IFIFO => {}
         SFlag::S_IFREG if is_huge() => findings.refuse(
             subject,
             "its file is deleted and lies on hugetlbfs, where a restore cannot write it anew",
@@ -77,7 +77,7 @@ pub fn check(at: &Path, stat: &FileStat, limit: u64, subject: Subject, findings:
         SFlag::S_IFREG => {
             findings.refuse(subject, "its file is deleted, and too large for an image", close);
         }
-        _ => findings.refuse(subject, "it is deleted, and only files and directories are made anew", close),
+        _ => findings.refuse(subject, "it is deleted, and only files, directories and named pipes are made anew", close),
     }
 }
 
@@ -146,16 +146,25 @@ impl Ghosts {
         Ok(())
     }
 
-    /// The images: none without a deleted file.
+    /// Enters a file of process `owner` in `/proc`, which is gone; once for each process.
+    pub fn add_dead(&mut self, orig_id: u32, owner: u32) {
+        let remap_type = Some(RemapType::Procfs.into());
+        let is_known = |known: &RemapFilePathEntry| known.remap_type == remap_type && known.remap_id == owner;
+        if !self.remaps.iter().any(is_known) {
+            self.remaps.push(RemapFilePathEntry { orig_id, remap_id: owner, remap_type });
+        }
+    }
+
+    /// The images: none without a deleted file, nor `more` files that are found elsewhere than under their path.
     ///
     /// # Errors
     /// When a record is larger than the format allows.
-    pub fn images(&self) -> Result<Vec<(String, Bytes)>, ImageError> {
-        if self.remaps.is_empty() {
+    pub fn images(&self, more: &[RemapFilePathEntry]) -> Result<Vec<(String, Bytes)>, ImageError> {
+        if self.remaps.is_empty() && more.is_empty() {
             return Ok(Vec::new());
         }
         let mut remaps = ImageWriter::new(ImageKind::RemapFilePath);
-        for remap in &self.remaps {
+        for remap in self.remaps.iter().chain(more) {
             remaps.push(remap);
         }
         let mut images = self.images.clone();
@@ -308,7 +317,7 @@ mod tests {
         let mut ghosts = Ghosts::default();
         ghosts.add(Pid::this(), 5, Path::new(&at), &stat).unwrap();
         ghosts.add(Pid::this(), 6, Path::new(&at), &stat).unwrap();
-        let images = ghosts.images().unwrap();
+        let images = ghosts.images(&[]).unwrap();
         let names: Vec<&str> = images.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["ghost-file-1.img", "remap-fpath.img"]);
         assert!(images[0].1.len() < 64 << 10, "{} bytes", images[0].1.len());

@@ -9,18 +9,28 @@ use std::sync::OnceLock;
 
 use nix::errno::Errno;
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::sys::stat::FileStat;
-use nix::unistd::Pid;
+use nix::sys::stat::{FileStat, SFlag};
 
 use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
 use godwit_wire::image::fown::FownEntry;
 use godwit_wire::image::memfd::{MemfdFileEntry, MemfdInodeEntry};
 use godwit_wire::plan::TASK_SIZE;
 
-use super::{Descriptor, fown, huge};
+use super::kind::{Around, Kind};
+use super::{Descriptor, FileTable, fown, huge};
 use crate::error::DumpError;
 use crate::refusal::{Findings, Subject};
 use crate::sys;
+
+/// Memfds, and shared anonymous memory that was opened.
+pub const KIND: Kind = Kind {
+    r#type: FdTypes::Memfd,
+    is: |descriptor| descriptor.is_file_of_type(SFlag::S_IFREG) && is_memory(&descriptor.stat),
+    check: |around, descriptor, findings| {
+        check(descriptor.stat.st_size as u64, descriptor.subject(around.pid), findings);
+    },
+    dump,
+};
 
 /// What the kernel puts before the name of a memfd (mm/memfd.c).
 const PREFIX: &[u8] = b"/memfd:";
@@ -100,17 +110,18 @@ pub fn inode_entry(at: &Path, target: &Path, stat: &FileStat, id: u32) -> Result
     })
 }
 
-/// The record of an open memory file.
-///
-/// # Errors
-/// When its owner cannot be read.
-pub fn entry(pid: Pid, id: u32, inode_id: u32, descriptor: &Descriptor) -> Result<FileEntry, DumpError> {
-    let pos = descriptor.info.pos as u64;
+fn dump(
+    around: &Around<'_>,
+    id: u32,
+    descriptor: &Descriptor,
+    table: &mut FileTable,
+) -> Result<FileEntry, DumpError> {
+    let inode_id = table.memory_inode(&descriptor.own_link(), &descriptor.target, &descriptor.stat)?;
     Ok(file_entry(MemfdFileEntry {
         id,
         flags: descriptor.file_flags(),
-        pos,
-        fown: fown::read(pid, descriptor)?,
+        pos: descriptor.info.pos as u64,
+        fown: fown::read(around.pid, descriptor)?,
         inode_id,
     }))
 }
@@ -126,6 +137,8 @@ fn file_entry(memfd: MemfdFileEntry) -> FileEntry {
 
 #[cfg(test)]
 mod tests {
+    use nix::unistd::Pid;
+
     use super::*;
 
     #[test]

@@ -12,11 +12,12 @@ use nix::unistd::Pid;
 
 use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
 use godwit_wire::image::memfd::MemfdInodeEntry;
-use godwit_wire::image::pipe_data::PipeDataEntry;
 use godwit_wire::image::regfile::RegFileEntry;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
 use super::ghost::{self, Ghosts};
+use super::links::Links;
+use super::pipe::Contents;
 use super::{Descriptor, fown, memfd, reg};
 use crate::error::DumpError;
 use crate::sys;
@@ -37,15 +38,22 @@ pub struct FileTable {
     mapped: HashMap<FileKey, u32>,
     /// Ids given so far.
     given: u32,
-    pipes: HashMap<u32, (PipeDataEntry, Vec<u8>)>,
+    /// What lies in pipes.
+    pub(super) pipes: Contents,
+    /// What lies in named pipes.
+    pub(super) fifos: Contents,
+    /// The numbers that named pipes have in images, by device and inode.
+    fifo_ids: HashMap<(u64, u64), u32>,
     memory: Vec<MemfdInodeEntry>,
     /// The deleted ones.
     pub(super) ghosts: Ghosts,
+    /// Those that have another link only.
+    pub links: Links,
 }
 
 impl FileTable {
     /// A fresh id. Ids start at 1 and are counted over all files.
-    fn next_id(&mut self) -> u32 {
+    pub(super) fn next_id(&mut self) -> u32 {
         self.given += 1;
         self.given
     }
@@ -162,17 +170,26 @@ impl FileTable {
         known.is_some_and(|known| known.seals & libc::F_SEAL_WRITE as u32 != 0)
     }
 
-    /// Notes the contents of a pipe, once.
-    pub fn pipe_contents(&mut self, entry: PipeDataEntry, bytes: Vec<u8>) {
-        self.pipes.entry(entry.pipe_id).or_insert((entry, bytes));
+    /// Whether a named pipe is open.
+    pub fn has_fifos(&self) -> bool {
+        !self.fifo_ids.is_empty()
     }
 
-    /// Whether the contents of a pipe are known already.
-    pub fn knows_pipe(&self, pipe_id: u32) -> bool {
-        self.pipes.contains_key(&pipe_id)
+    /// The number that a named pipe has in images: its inode's, unless one of another device has that.
+    pub(super) fn fifo_id(&mut self, descriptor: &Descriptor) -> u32 {
+        let key = (descriptor.stat.st_dev, descriptor.stat.st_ino);
+        if let Some(known) = self.fifo_ids.get(&key) {
+            return *known;
+        }
+        let mut id = descriptor.stat.st_ino as u32;
+        while self.fifo_ids.values().any(|taken| *taken == id) {
+            id = id.wrapping_add(1);
+        }
+        self.fifo_ids.insert(key, id);
+        id
     }
 
-    /// The images: `files.img`, `memfd.img` if there are memory files, those of deleted files, and `pipes-data.img` if there are pipes.
+    /// The images: `files.img`, `memfd.img` if there are memory files, those of deleted files, and `pipes-data.img` and `fifo-data.img` if there are pipes.
     ///
     /// # Errors
     /// When a record is larger than the format allows.
@@ -189,15 +206,16 @@ impl FileTable {
             }
             images.push((ImageKind::Memfd.file_name(0), memory.finish()?));
         }
-        images.extend(self.ghosts.images()?);
-        if !self.pipes.is_empty() {
-            let mut data = ImageWriter::new(ImageKind::PipesData);
-            let mut pipes: Vec<_> = self.pipes.values().collect();
-            pipes.sort_by_key(|(entry, _)| entry.pipe_id);
-            for (entry, bytes) in pipes {
+        images.extend(self.ghosts.images(self.links.remaps())?);
+        for (kind, contents) in [(ImageKind::PipesData, &self.pipes), (ImageKind::FifoData, &self.fifos)] {
+            if contents.is_empty() {
+                continue;
+            }
+            let mut data = ImageWriter::new(kind);
+            for (entry, bytes) in contents.values() {
                 data.push(entry).raw(bytes);
             }
-            images.push((ImageKind::PipesData.file_name(0), data.finish()?));
+            images.push((kind.file_name(0), data.finish()?));
         }
         Ok(images)
     }

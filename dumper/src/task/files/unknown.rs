@@ -16,21 +16,11 @@ const CLOSE: &str = "let the program close it, or run the program without it";
 const TERMINAL: &str =
     "start the program with `setsid` and standard input, output and error on files or /dev/null";
 
-/// Flag of an `O_PATH` descriptor in `/proc/PID/fdinfo` (include/uapi/asm-generic/fcntl.h).
-const O_PATH: u32 = 0o10_000_000;
-
 /// Kernel objects without a path: what `/proc/PID/fd/N` calls them, and what they are.
-const OBJECTS: [(&str, &str); 19] = [
-    ("[eventfd]", "an event counter (eventfd)"),
-    ("[eventpoll]", "a set of watched descriptors (epoll)"),
-    ("[timerfd]", "a timer (timerfd)"),
-    ("[signalfd]", "a receiver of signals (signalfd)"),
-    ("inotify", "a watch on files (inotify)"),
-    ("[fanotify]", "a watch on a file system (fanotify)"),
+const OBJECTS: [(&str, &str); 12] = [
     ("[io_uring]", "a queue of input and output (io_uring)"),
     ("[perf_event]", "a performance counter (perf)"),
     ("[userfaultfd]", "a handler of page faults (userfaultfd)"),
-    ("[pidfd]", "a handle on a process (pidfd)"),
     ("bpf-prog", "a BPF program"),
     ("bpf-map", "a BPF map"),
     ("bpf_link", "an attached BPF program"),
@@ -44,9 +34,10 @@ const OBJECTS: [(&str, &str); 19] = [
 
 /// What refuses a descriptor whatever its type: how it was opened, and where.
 pub fn of_any(descriptor: &Descriptor) -> Option<Why> {
-    if descriptor.info.flags & O_PATH != 0 {
+    let kind = descriptor.file_type();
+    if descriptor.only_names() && !matches!(kind, SFlag::S_IFREG | SFlag::S_IFDIR | SFlag::S_IFLNK) {
         return Some((
-            "it only names a file (O_PATH), and such descriptors are not dumped yet".into(),
+            "it only names (O_PATH) something that is no file, directory or symbolic link".into(),
             CLOSE,
         ));
     }
@@ -57,25 +48,27 @@ pub fn of_any(descriptor: &Descriptor) -> Option<Why> {
     if is_file && magic() == Some(MESSAGE_QUEUES) {
         return Some(("a message queue is not dumped yet".into(), CLOSE));
     }
-    let mut parts = descriptor.target.strip_prefix("/proc").ok()?.components();
-    let process = parts.next()?.as_os_str().to_string_lossy().into_owned();
-    process.bytes().all(|byte| byte.is_ascii_digit()).then(|| {
-        let why = format!(
-            "it is a file of process {process} in /proc, which may be gone or another at the destination"
-        );
-        (why, "let the program close it before it is moved")
-    })
+    if is_file && descriptor.target.as_os_str().as_encoded_bytes().starts_with(b"/SYSV") {
+        return Some((
+            "System V shared memory lives in an IPC namespace, and none is dumped yet".into(),
+            "let the program close it, or run the program without it",
+        ));
+    }
+    None
 }
 
 /// Why a descriptor of this type is refused: none of those that are dumped.
-pub fn of_type(descriptor: &Descriptor, kind: SFlag) -> Why {
+pub fn of_type(descriptor: &Descriptor) -> Why {
     let target = descriptor.target.to_string_lossy();
     let not_yet = |what: &str| (format!("{what} is not dumped yet"), CLOSE);
-    match kind {
+    match descriptor.file_type() {
         SFlag::S_IFCHR if is_terminal(&target) => ("a terminal is not dumped yet".into(), TERMINAL),
+        SFlag::S_IFCHR if target == "/dev/net/tun" => (
+            "a network device of its own (TUN, TAP) lives in a net namespace, and none is dumped yet".into(),
+            CLOSE,
+        ),
         SFlag::S_IFCHR => ("the state of a device cannot be dumped".into(), CLOSE),
         SFlag::S_IFBLK => ("a block device is not dumped".into(), CLOSE),
-        SFlag::S_IFIFO => not_yet("a named pipe"),
         SFlag::S_IFSOCK => not_yet(socket(descriptor)),
         _ => {
             let name = target.strip_prefix("anon_inode:").unwrap_or(&target);
@@ -93,15 +86,9 @@ fn pseudo(name: &str) -> Option<&'static str> {
     const KINDS: [&str; 8] = ["net", "ipc", "uts", "user", "pid", "mnt", "cgroup", "time"];
     let (kind, _) = name.split_once(":[")?;
     match kind {
-        "pidfd" => Some("a handle on a process (pidfd)"),
         kind if KINDS.contains(&kind.trim_end_matches("_for_children")) => Some("a handle on a namespace"),
         _ => None,
     }
-}
-
-/// Whether a file without a type or of type regular has no path at all.
-pub fn is_pathless(descriptor: &Descriptor) -> bool {
-    !descriptor.target.is_absolute()
 }
 
 fn socket(descriptor: &Descriptor) -> &'static str {
@@ -129,10 +116,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn handles_on_namespaces_and_processes_are_known() {
+    fn handles_on_namespaces_are_known() {
         assert_eq!(pseudo("net:[4026531840]"), Some("a handle on a namespace"));
         assert_eq!(pseudo("pid_for_children:[1]"), Some("a handle on a namespace"));
-        assert_eq!(pseudo("pidfd:[17]"), Some("a handle on a process (pidfd)"));
         assert_eq!(pseudo("dmabuf:[17]"), None);
     }
 }

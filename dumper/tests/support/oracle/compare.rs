@@ -453,6 +453,7 @@ fn normal(file: &str, dir: &Dir, names: &BTreeMap<u64, Value>) -> Value {
     let mut image = dir.images[file].clone();
     if kind == "files" {
         image["entries"] = dir.files_by_place();
+        image["entries"].as_object_mut().into_iter().flatten().for_each(|(_, file)| join_times(file));
         return image;
     }
     let Some(entries) = image["entries"].as_array_mut() else { return image };
@@ -505,6 +506,7 @@ fn join_times(entry: &mut Value) {
     for path in ["/monotonic", "/boottime", "/tc/timers/real", "/tc/timers/virt", "/tc/timers/prof"] {
         entry.pointer_mut(path).into_iter().for_each(join);
     }
+    entry.pointer_mut("/tfd").into_iter().for_each(join);
     let posix = entry.pointer_mut("/tc/timers/posix").and_then(Value::as_array_mut);
     posix.into_iter().flatten().for_each(join);
 }

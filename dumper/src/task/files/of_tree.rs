@@ -1,0 +1,119 @@
+//! What must be known of a whole tree to judge a descriptor of one of its processes.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::Pid;
+
+use super::provided::AllProvided;
+use super::{Descriptor, epoll, pipe};
+use crate::collect::tree::{Task, Zombie, descends};
+use crate::prepare::root::Root;
+use crate::sys;
+
+/// The tree as its descriptors see it.
+#[derive(Debug)]
+pub struct OfTree {
+    /// Its root.
+    pub root: Pid,
+    /// How many bytes of a deleted file may go into the images.
+    pub ghost_limit: u64,
+    /// What whoever restores provides.
+    pub provided: AllProvided,
+    /// Whether links may be made beside files whose path is gone.
+    pub link_remap: bool,
+    /// Pipes that a process outside of the tree holds an end of, and one such process.
+    held_elsewhere: HashMap<PathBuf, i32>,
+    /// Pipes that a process of the tree can read, by device and inode.
+    read_inside: BTreeSet<(u64, u64)>,
+    /// Every process, dead ones too, with its number inside.
+    members: BTreeMap<Pid, u32>,
+    /// The living processes.
+    tasks: BTreeSet<Pid>,
+    /// Every descriptor of an epoll set: the process's number inside, the process, the descriptor. Sorted.
+    epolls: Vec<(u32, Pid, i32)>,
+}
+
+impl OfTree {
+    /// Looks at the descriptors of all living processes, and through all of the machine for pipes that lead out of the tree.
+    pub fn look<'a>(
+        root: &Root,
+        living: impl Iterator<Item = (&'a Task, &'a [Descriptor])> + Clone,
+        dead: &[Zombie],
+    ) -> OfTree {
+        let tasks: BTreeSet<Pid> = living.clone().map(|(task, _)| task.pid).collect();
+        let all = || living.clone().flat_map(|(_, all)| all);
+        let pipes = all().filter(|descriptor| pipe::is_any(descriptor));
+        let readable = pipes.clone().filter(|descriptor| !pipe::is_write_only(descriptor));
+        let read_inside =
+            readable.map(|descriptor| (descriptor.stat.st_dev, descriptor.stat.st_ino)).collect();
+        let pipes = pipes.map(|descriptor| descriptor.target.as_path()).collect();
+        let of_living = living.clone().map(|(task, _)| (task.pid, task.inside));
+        let of_dead = dead.iter().map(|zombie| (zombie.pid, zombie.place.pid));
+        let mut epolls: Vec<_> = living
+            .clone()
+            .flat_map(|(task, all)| {
+                let sets = all.iter().filter(|descriptor| (epoll::KIND.is)(descriptor));
+                sets.map(|descriptor| (task.inside, task.pid, descriptor.fd))
+            })
+            .collect();
+        epolls.sort_unstable();
+        OfTree {
+            root: root.pid,
+            ghost_limit: root.ghost_limit,
+            provided: root.provided.clone(),
+            link_remap: root.link_remap,
+            held_elsewhere: pipe::held_elsewhere(&tasks, &pipes),
+            read_inside,
+            members: of_living.chain(of_dead).collect(),
+            tasks,
+            epolls,
+        }
+    }
+
+    /// A process outside of the tree that holds an end of the pipe which links in `/proc` call `pipe`.
+    pub fn holder_elsewhere(&self, pipe: &Path) -> Option<i32> {
+        self.held_elsewhere.get(pipe).copied()
+    }
+
+    /// Whether a process of the tree can read what lies in a pipe.
+    pub fn has_reader(&self, pipe: &Descriptor) -> bool {
+        self.read_inside.contains(&(pipe.stat.st_dev, pipe.stat.st_ino))
+    }
+
+    /// The number that a process of the tree, living or dead, has inside; `None` for any other.
+    pub fn number_of(&self, pid: Pid) -> Option<u32> {
+        self.members.get(&pid).copied()
+    }
+
+    /// Whether a process of the tree, living or dead, has this number inside.
+    pub fn has_number(&self, number: u32) -> bool {
+        self.members.values().any(|inside| *inside == number)
+    }
+
+    /// Whether a process is of the tree: as it was listed, or made by one of it since.
+    pub fn has(&self, pid: Pid) -> bool {
+        self.members.contains_key(&pid) || descends(pid, &self.tasks)
+    }
+
+    /// Whether a process is one of the living.
+    pub fn has_task(&self, pid: Pid) -> bool {
+        self.tasks.contains(&pid)
+    }
+
+    /// The living processes.
+    pub fn tasks(&self) -> impl Iterator<Item = Pid> {
+        self.tasks.iter().copied()
+    }
+
+    /// Who makes an epoll set anew and enters what it watches: of the processes that have it, CRIU takes the one with the
+    /// lowest number inside (criu/include/files.h, fdinfo_rst_prio).
+    pub fn restorer_of_epoll(&self, pid: Pid, fd: i32) -> Pid {
+        let is_same = |other: Pid, other_fd: i32| {
+            (other, other_fd) == (pid, fd)
+                || sys::kcmp::files((other, other_fd), (pid, fd)).is_ok_and(|order| order.is_eq())
+        };
+        let first = self.epolls.iter().find(|(_, other, other_fd)| is_same(*other, *other_fd));
+        first.map_or(pid, |(_, other, _)| *other)
+    }
+}

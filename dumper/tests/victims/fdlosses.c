@@ -1,0 +1,123 @@
+/*
+ * One descriptor with something that a restore drops: after it, the check fails and says what.
+ *
+ * fdlosses WHAT
+ */
+#include "victim.h"
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/fanotify.h>
+#include <sys/inotify.h>
+#include <sys/ioctl.h>
+#include <sys/timerfd.h>
+
+static int fd, other;
+
+static void put(int made)
+{
+	fd = must(dup2(must(made), 77));
+	close(made);
+}
+
+/* Since it was set a second must not pass before the timer is there anew. */
+static int64_t due;
+
+static void set_up(const char *what)
+{
+	uint64_t large = 0x100000007ull;
+	struct epoll_event event = { EPOLLIN | EPOLLONESHOT, { .u64 = 1 } };
+	int pair[2];
+	if (!strcmp(what, "semaphore"))
+		put(eventfd(3, EFD_SEMAPHORE));
+	else if (!strcmp(what, "large-counter")) {
+		put(eventfd(0, 0));
+		must(write(fd, &large, sizeof large));
+	} else if (!strcmp(what, "calendar")) {
+		struct itimerspec at = { { 0, 0 }, { 0, 0 } };
+		put(timerfd_create(CLOCK_REALTIME, 0));
+		must(clock_gettime(CLOCK_REALTIME, &at.it_value));
+		at.it_value.tv_sec += 30;
+		due = now_ns(CLOCK_REALTIME) + 30000000000ll;
+		must(timerfd_settime(fd, TFD_TIMER_ABSTIME, &at, NULL));
+	} else if (!strcmp(what, "spent")) {
+		must(pipe(pair));
+		put(epoll_create1(0));
+		must(epoll_ctl(fd, EPOLL_CTL_ADD, pair[0], &event));
+		close(pair[1]);
+		must(epoll_wait(fd, &event, 1, 1000) == 1 ? 0 : -1);
+	} else if (!strcmp(what, "inotify-unread") || !strcmp(what, "inotify-once") || !strcmp(what, "inotify-unlinked")) {
+		uint32_t more = what[8] == 'o' ? IN_ONESHOT : what[10] == 'l' ? IN_EXCL_UNLINK : 0;
+		put(inotify_init1(IN_NONBLOCK));
+		other = must(open("file", O_CREAT | O_RDWR, 0600));
+		must(inotify_add_watch(fd, ".", (more == IN_EXCL_UNLINK ? IN_MODIFY : IN_ATTRIB) | more));
+		if (!more)
+			must(fchmod(other, 0640));
+	} else if (!strcmp(what, "fanotify-unread")) {
+		put(fanotify_init(FAN_CLASS_NOTIF | FAN_NONBLOCK, O_RDONLY));
+		close(must(open("file", O_CREAT | O_RDWR, 0600)));
+		must(fanotify_mark(fd, FAN_MARK_ADD, FAN_CLOSE_WRITE, AT_FDCWD, "file"));
+		close(must(open("file", O_RDWR)));
+	} else if (!strcmp(what, "fifo-unread")) {
+		must(mkfifo("fifo", 0600));
+		int both = must(open("fifo", O_RDWR));
+		put(open("fifo", O_WRONLY));
+		must(write(fd, "unread", 6));
+		close(both);
+	} else
+		broken("fdlosses %s", what);
+}
+
+static void check(const char *what)
+{
+	uint64_t value = 0;
+	struct epoll_event event;
+	struct fanotify_event_metadata told;
+	char buffer[4096];
+	if (!strcmp(what, "semaphore")) {
+		must(read(fd, &value, sizeof value));
+		expect("one is taken at a time", 1, value);
+	} else if (!strcmp(what, "large-counter")) {
+		must(fcntl(fd, F_SETFL, O_NONBLOCK));
+		must(read(fd, &value, sizeof value));
+		expect("counter", 0x100000007ull, value);
+	} else if (!strcmp(what, "calendar")) {
+		struct itimerspec left;
+		must(timerfd_gettime(fd, &left));
+		int64_t ns = left.it_value.tv_sec * 1000000000ll + left.it_value.tv_nsec;
+		expect_range("time left", due - now_ns(CLOCK_REALTIME) - 1000000, due - now_ns(CLOCK_REALTIME) + 1000000, ns);
+	} else if (!strcmp(what, "spent"))
+		expect("events", 0, epoll_wait(fd, &event, 1, 0));
+	else if (!strcmp(what, "inotify-unread"))
+		expect("an event", true, read(fd, buffer, sizeof buffer) > 0);
+	else if (!strcmp(what, "inotify-once")) {
+		close(must(open("second", O_CREAT | O_RDWR, 0600)));
+		must(chmod("file", 0604));
+		expect("an event", true, read(fd, buffer, sizeof buffer) > 0);
+		must(chmod("second", 0604));
+		expect("one event only", -1, read(fd, buffer, sizeof buffer));
+	} else if (!strcmp(what, "inotify-unlinked")) {
+		/* What happens to a file without a name is not told. */
+		must(unlink("file"));
+		while (read(fd, buffer, sizeof buffer) > 0)
+			;
+		must(write(other, "x", 1));
+		expect("no event", -1, read(fd, buffer, sizeof buffer));
+	} else if (!strcmp(what, "fanotify-unread"))
+		expect("an event", true, read(fd, &told, sizeof told) > 0);
+	else {
+		int reader = must(open("fifo", O_RDONLY | O_NONBLOCK));
+		expect("what lies in it", 6, read(reader, buffer, sizeof buffer));
+	}
+}
+
+int main(int argc, char **argv)
+{
+	victim_start();
+	if (argc != 2)
+		broken("fdlosses WHAT");
+	set_up(argv[1]);
+	victim_ready();
+	victim_wait();
+	check(argv[1]);
+	victim_end();
+}
