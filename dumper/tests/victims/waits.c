@@ -243,6 +243,7 @@ int main(int argc, char **argv)
 	victim_wait();
 
 	asked = 1;
+	int again = 0;
 	for (int i = 0; i < THREADS; i++)
 		end_wait(&waiters[i]);
 	for (int i = 0; i < THREADS; i++) {
@@ -252,14 +253,18 @@ int main(int argc, char **argv)
 			nap_ms(5);
 			ms += 5;
 			/* These leave no trace for a waiter that has just been let go and is about to wait again. */
-			if (ms % 250 == 0 && (w->kind <= 1 || w->kind == 14))
+			if (ms % 250 == 0 && (w->kind <= 1 || w->kind == 14)) {
 				end_wait(w);
+				again++;
+			}
 		}
 		if (!w->done)
 			fail("%s %d never returned", names[w->kind], i);
 		else
 			check_result(w);
 	}
-	expect("handlers that ran", 2 * EACH, woken);
+	/* On a slow machine the first signal may come just behind the second. */
+	if (woken < 2 * EACH || woken > 2 * EACH + again)
+		fail("handlers that ran: %d, not %d (and %d more at most)", woken, 2 * EACH, again);
 	victim_end();
 }
