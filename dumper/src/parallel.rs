@@ -20,11 +20,6 @@ static POOL: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
     ThreadPoolBuilder::new().num_threads(threads).thread_name(|at| format!("look-{at}")).build().ok()
 });
 
-/// Starts the threads, so that this costs nothing later.
-pub fn start() {
-    LazyLock::force(&POOL);
-}
-
 /// Does `work` with each of `items`; what came of it, in their order.
 ///
 /// # Errors

@@ -110,7 +110,10 @@ impl Drop for Hand {
 }
 
 /// What was asked of all processes and may not be answered yet.
-pub struct Asked<T>(Vec<Receiver<Result<Vec<(Pid, T)>, Panic>>>);
+pub struct Asked<T>(Vec<Answers<T>>);
+
+/// What a hand has to say of each process that it holds.
+type Answers<T> = Receiver<Result<Vec<(Pid, T)>, Panic>>;
 
 /// All of them.
 #[derive(Default)]

@@ -65,7 +65,7 @@ impl XsaveLayout {
     /// Never.
     pub fn probe() -> Result<XsaveLayout, DumpError> {
         let areas = sys::cpuid::xsave_components()
-            .into_iter()
+            .iter()
             .filter_map(|found| {
                 let component = Component::ALL.into_iter().find(|known| *known as u32 == found.bit)?;
                 Some((component, (found.offset as usize, found.size as usize)))

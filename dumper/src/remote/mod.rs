@@ -12,6 +12,12 @@
 //! settled     the thread's own, signal mask its own           nothing to do
 //! ```
 //!
+//! Where answers lie in memory the thread makes many calls at one stroke ([`Session::tell`]): a chain of such frames, each with
+//! the registers of one call, the last of which leads to the frame with its own state. The order of the table above holds for
+//! it, too: whatever happens on the way leads through the chain to its end.
+//!
+//! One thread traces many, and waits for all of them at the same time: what waits is a future (`waiting`).
+//!
 //! Signals are blocked only while the thread is parked or in a call, that is, while the frame (which holds the
 //! thread's own mask) is in force. Reading order: [`Session`], then `place` (where the frame may lie), `gadget`
 //! (the two pieces of existing code), [`arch`] (registers and the frame's layout), [`judge`] (seccomp filters that

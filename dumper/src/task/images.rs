@@ -30,6 +30,9 @@ use crate::procfs::stat::{self, Stat};
 use crate::refusal::{Findings, Loss};
 use crate::sys::ptrace::Regs;
 
+/// Name and contents.
+pub type Image = (String, Bytes);
+
 /// What is the same for all tasks.
 #[derive(Clone, Copy)]
 pub struct Around<'a> {
@@ -66,7 +69,7 @@ pub struct Given<'a> {
 #[derive(Default)]
 pub struct Images {
     /// Name and contents of each.
-    pub images: Vec<(String, Bytes)>,
+    pub images: Vec<Image>,
     /// The files of all.
     pub table: FileTable,
     /// The threads of each, inside, by the number of the first.
@@ -184,7 +187,7 @@ fn cores(
     around: Around<'_>,
     tree: &[Given<'_>],
     read: &mut [Read],
-) -> Result<Vec<(Whose, (String, Bytes))>, DumpError> {
+) -> Result<Vec<(Whose, Image)>, DumpError> {
     let mut threads: Vec<(&Given<'_>, usize, Regs, Option<TaskCoreEntry>)> = Vec::new();
     for (of, read) in tree.iter().zip(read) {
         let mut interrupted = Interrupted::new(&of.says.pending, &of.says.task.sigactions);
@@ -204,6 +207,6 @@ fn cores(
     })
 }
 
-fn single(kind: ImageKind, id: u64, record: &impl prost::Message) -> Result<(String, Bytes), DumpError> {
+fn single(kind: ImageKind, id: u64, record: &impl prost::Message) -> Result<Image, DumpError> {
     Ok((kind.file_name(id), ImageWriter::single(kind, record)?))
 }
