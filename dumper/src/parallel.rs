@@ -20,6 +20,11 @@ static POOL: LazyLock<Option<ThreadPool>> = LazyLock::new(|| {
     ThreadPoolBuilder::new().num_threads(threads).thread_name(|at| format!("look-{at}")).build().ok()
 });
 
+/// Starts the threads. They run where the caller may.
+pub fn start() {
+    LazyLock::force(&POOL);
+}
+
 /// Does `work` with each of `items`; what came of it, in their order.
 ///
 /// # Errors

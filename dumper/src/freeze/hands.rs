@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 
 use super::error::FreezeError;
 use super::seize::{Frozen, Limit, Seizing, Thread};
+use crate::parallel;
 use crate::procfs::stat;
 use crate::remote::waiting;
 
@@ -132,6 +133,8 @@ impl Hands {
         while self.0.len() < wanted {
             self.0.push(Hand::start());
         }
+        // Before a hand is bound to its processor, which may use them.
+        parallel::start();
         // Nothing is sent: a hand drops its end when it has asked, or fails, and goes on when the other end is dropped.
         let (asking, all_asked) = mpsc::channel::<()>();
         let mut waiting = Vec::new();
