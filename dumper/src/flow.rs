@@ -57,7 +57,7 @@ use crate::task::aio::Rings;
 use crate::task::files::links::Links;
 use crate::task::files::{self, Around, Descriptor, OfTree};
 use crate::task::images::{self, Given, Images};
-use crate::task::says::{self, Says};
+use crate::task::says::{self, PartSays, Says};
 use crate::task::shmem::{self, Holder, Segment};
 use crate::task::{settings, vmas};
 
@@ -390,7 +390,7 @@ fn collect(
 }
 
 /// What all processes are being asked.
-type AskedAll = Asked<Result<Says, DumpError>>;
+type AskedAll = Asked<Result<PartSays, DumpError>>;
 
 /// The tasks, dumped: their pages are sent, their own images handed over.
 struct Dumped<'a> {
@@ -416,8 +416,9 @@ fn dump_tasks<'a>(
 ) -> Result<Dumped<'a>, DumpError> {
     let (tasks, pids) = (&stopped.tasks, stopped.pids());
     // The last remote calls.
-    let says: Vec<Says> =
-        steps.run(Step::DumpTask, || stopped.frozen.answers(asked).into_iter().collect())?;
+    let says: Vec<Says> = steps.run(Step::DumpTask, || {
+        stopped.frozen.answers(asked).into_iter().map(|says| says.and_then(|says| says)).collect()
+    })?;
     for (pid, says) in pids.iter().zip(&says) {
         let is_strict = collected.seccomp.of_thread(*pid).mode == SeccompMode::Strict;
         collected.losses.extend(asked_losses(options, host, *pid, says, is_strict)?);

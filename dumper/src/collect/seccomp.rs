@@ -19,6 +19,7 @@ use nix::unistd::Pid;
 
 use crate::error::DumpError;
 use crate::freeze::seize::Frozen;
+use crate::freeze::tree::Part;
 use crate::procfs::status::Status;
 use crate::refusal::{Findings, Subject};
 use crate::remote::judge::Chain;
@@ -189,14 +190,14 @@ pub struct OfProcess {
 }
 
 impl OfProcess {
-    /// Reads the filters of all threads of a stopped process.
+    /// Reads the filters of all threads of a stopped process that are held here.
     ///
     /// # Errors
     /// When the kernel does not tell.
     pub fn read(frozen: &Frozen) -> Result<OfProcess, DumpError> {
-        let mut modes = Vec::with_capacity(frozen.threads().len());
+        let mut modes = Vec::new();
         let mut dispatching = Vec::new();
-        for thread in frozen.threads() {
+        for thread in frozen.own_threads() {
             let tid = thread.tid;
             if ptrace::dispatches_syscalls(tid).unwrap_or(false) {
                 dispatching.push(tid);
@@ -211,6 +212,24 @@ impl OfProcess {
         let has_filters = modes.iter().any(|(_, mode)| matches!(mode, Mode::Filters(_)));
         let syscall_end = if has_filters { frozen.syscall_end()? } else { 0 };
         Ok(OfProcess { pid: frozen.pid(), syscall_end, dispatching, modes })
+    }
+}
+
+impl Part for OfProcess {
+    type Whole = OfProcess;
+
+    fn join(parts: Vec<OfProcess>) -> OfProcess {
+        let pid = parts.first().map_or(Pid::from_raw(0), |part| part.pid);
+        let mut whole = OfProcess { pid, syscall_end: 0, dispatching: Vec::new(), modes: Vec::new() };
+        for part in parts {
+            // Only parts with filters know it.
+            whole.syscall_end = whole.syscall_end.max(part.syscall_end);
+            whole.dispatching.extend(part.dispatching);
+            whole.modes.extend(part.modes);
+        }
+        whole.dispatching.sort_by_key(|tid| (*tid != pid, tid.as_raw()));
+        whole.modes.sort_by_key(|(tid, _)| (*tid != pid, tid.as_raw()));
+        whole
     }
 }
 

@@ -7,6 +7,7 @@
 pub mod cgroup;
 mod error;
 mod hands;
+mod parts;
 mod restart;
 mod rseq;
 pub mod seize;

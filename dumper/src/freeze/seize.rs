@@ -4,8 +4,8 @@
 //! as it was: a signal on its way is delivered by the kernel before the stop, a stopped process stays stopped, an
 //! interrupted system call is continued at the detach. All requests must come from the thread that seized.
 
-use std::cell::OnceCell;
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
@@ -17,6 +17,7 @@ use nix::errno::Errno;
 use nix::unistd::{Pid, getpid};
 
 pub use super::error::FreezeError;
+use super::parts::{Seat, StartPart};
 use super::restart::Restarts;
 use super::rseq;
 pub use super::rseq::{Rseq, Section};
@@ -24,7 +25,7 @@ use crate::procfs::status::{self, Status};
 use crate::procfs::tree::{self, Doing};
 use crate::procfs::{ProcfsError, attr, stat};
 use crate::remote::waiting::{self, Pause};
-use crate::remote::{RemoteError, Session, Surroundings, Target, arch};
+use crate::remote::{BESIDE_EACH, RemoteError, Session, Spot, Surroundings, Target, arch};
 use crate::sys::pidfd;
 use crate::sys::process_vm::{self, Remote};
 use crate::sys::ptrace::{self, Regs};
@@ -65,9 +66,13 @@ pub struct Frozen {
     pid: Pid,
     pidfd: OwnedFd,
     threads: Arc<Vec<Thread>>,
-    /// Whether these are all threads of the process.
+    /// Which of them are held by this one: all, or a part that the kernel answers here.
+    own: Vec<usize>,
+    /// Whether `threads` are all threads of the process.
     whole: bool,
-    surroundings: OnceCell<Surroundings>,
+    around: Arc<OnceLock<Surroundings>>,
+    /// Of a part, while all are asked.
+    seat: RefCell<Option<Seat>>,
     not_send: PhantomData<*const ()>,
 }
 
@@ -190,13 +195,30 @@ impl Seizing {
         Ok(seizing)
     }
 
+    /// Asks a part of the threads of a process to stop.
+    pub(super) fn start_part(part: StartPart, limit: Limit) -> Result<Seizing, FreezeError> {
+        let StartPart { pid, pidfd, tids } = part;
+        let mut seizing = Seizing::of(pid, pidfd, limit);
+        seizing.restarts = Restarts::look(pid, &tids);
+        seizing.attach_all(tids)?;
+        Ok(seizing)
+    }
+
     /// Waits until all have stopped, those too that were made meanwhile, and saves their state.
     pub(super) fn finish(mut self) -> Result<Frozen, FreezeError> {
+        self.stop_all(&HashSet::new())?;
+        self.complete(true)
+    }
+
+    /// Waits until all threads have stopped, those too that were made meanwhile. `others` have stopped in other parts.
+    pub(super) fn stop_all(&mut self, others: &HashSet<Pid>) -> Result<(), FreezeError> {
         let pid = self.pid;
         loop {
             self.await_stops()?;
             fault::point("mid.freeze.stopped")?;
-            let fresh: Vec<Pid> = self.list()?.into_iter().filter(|tid| !self.has(*tid)).collect();
+            let own: HashSet<Pid> = self.stopped().collect();
+            let is_fresh = |tid: &Pid| !own.contains(tid) && !others.contains(tid);
+            let fresh: Vec<Pid> = self.list()?.into_iter().filter(is_fresh).collect();
             if fresh.is_empty() {
                 break;
             }
@@ -206,10 +228,10 @@ impl Seizing {
             self.attach_all(fresh)?;
         }
         if !self.has(pid) {
-            let alone = self.taken.stopped.is_empty();
+            let alone = self.taken.stopped.is_empty() && others.is_empty();
             return Err(if alone { FreezeError::Died { pid } } else { FreezeError::LeaderExited { pid } });
         }
-        self.complete(true)
+        Ok(())
     }
 
     fn attach_all(&mut self, tids: Vec<Pid>) -> Result<(), FreezeError> {
@@ -222,18 +244,23 @@ impl Seizing {
 
     fn begin(pid: Pid, limit: Limit) -> Result<Seizing, FreezeError> {
         refuse_what_cannot_be_stopped(pid)?;
-        let pidfd = pidfd::open(pid).map_err(|errno| match errno {
-            Errno::ESRCH => FreezeError::NoProcess { pid },
-            source => FreezeError::Ptrace { tid: pid, request: "pidfd_open", source },
-        })?;
-        Ok(Seizing {
+        Ok(Seizing::of(pid, open_pidfd(pid)?, limit))
+    }
+
+    fn of(pid: Pid, pidfd: OwnedFd, limit: Limit) -> Seizing {
+        Seizing {
             pid,
             pidfd,
             taken: Taken::default(),
             restarts: Restarts::default(),
             moments: HashMap::new(),
             limit,
-        })
+        }
+    }
+
+    /// The threads that have stopped.
+    pub(super) fn stopped(&self) -> impl Iterator<Item = Pid> {
+        self.taken.stopped.iter().map(|(tid, _)| *tid)
     }
 
     fn has(&self, tid: Pid) -> bool {
@@ -241,9 +268,7 @@ impl Seizing {
     }
 
     fn list(&self) -> Result<Vec<Pid>, FreezeError> {
-        let pid = self.pid;
-        tree::threads(pid)
-            .map_err(|error| if error.is_gone() { FreezeError::Died { pid } } else { error.into() })
+        list(self.pid)
     }
 
     /// Seizes and interrupts a thread. One that ends meanwhile is no error.
@@ -278,7 +303,7 @@ impl Seizing {
     }
 
     /// Waits until every interrupted thread has stopped or ended.
-    fn await_stops(&mut self) -> Result<(), FreezeError> {
+    pub(super) fn await_stops(&mut self) -> Result<(), FreezeError> {
         let mut pause = Pause::new();
         while !self.taken.interrupted.is_empty() {
             let before = self.taken.interrupted.len();
@@ -415,8 +440,13 @@ impl Seizing {
         Err(FreezeError::Unstoppable { pid, tid, waited: self.limit.time, state, wchan })
     }
 
+    fn complete(self, whole: bool) -> Result<Frozen, FreezeError> {
+        let threads = Arc::new(in_order(self.pid, self.save()?)?);
+        Ok(self.into_frozen(threads, Arc::default(), whole))
+    }
+
     /// Saves the state of every stopped thread.
-    fn complete(mut self, whole: bool) -> Result<Frozen, FreezeError> {
+    pub(super) fn save(&self) -> Result<Vec<Thread>, FreezeError> {
         let pid = self.pid;
         let mut threads = Vec::with_capacity(self.taken.stopped.len());
         for (tid, group_stop) in &self.taken.stopped {
@@ -429,16 +459,46 @@ impl Seizing {
                 Err(error) => return Err(error),
             }
         }
-        threads.sort_by_key(|thread| (thread.tid != pid, thread.tid.as_raw()));
-        if threads.is_empty() {
-            return Err(FreezeError::Died { pid });
-        }
+        Ok(threads)
+    }
+
+    /// The guard of the threads that have stopped here, of all that were saved.
+    pub(super) fn into_frozen(
+        mut self,
+        threads: Arc<Vec<Thread>>,
+        around: Arc<OnceLock<Surroundings>>,
+        whole: bool,
+    ) -> Frozen {
+        let stopped: HashSet<Pid> = self.stopped().collect();
+        let own = (0..threads.len()).filter(|at| stopped.contains(&threads[*at].tid)).collect();
         // From here on the guard undoes it.
         self.taken.stopped.clear();
-        let surroundings = OnceCell::new();
-        let threads = Arc::new(threads);
-        Ok(Frozen { pid, pidfd: self.pidfd, threads, whole, surroundings, not_send: PhantomData })
+        let (pid, pidfd, seat) = (self.pid, self.pidfd, RefCell::default());
+        Frozen { pid, pidfd, threads, own, whole, around, seat, not_send: PhantomData }
     }
+}
+
+/// The threads that were saved of a process in the order that they are kept in: the first one, then by rising id.
+pub(super) fn in_order(pid: Pid, mut threads: Vec<Thread>) -> Result<Vec<Thread>, FreezeError> {
+    threads.sort_by_key(|thread| (thread.tid != pid, thread.tid.as_raw()));
+    if threads.is_empty() { Err(FreezeError::Died { pid }) } else { Ok(threads) }
+}
+
+/// Looks at a process that is to be stopped: a descriptor of it, and its threads.
+pub(super) fn look(pid: Pid) -> Result<(OwnedFd, Vec<Pid>), FreezeError> {
+    refuse_what_cannot_be_stopped(pid)?;
+    Ok((open_pidfd(pid)?, list(pid)?))
+}
+
+fn open_pidfd(pid: Pid) -> Result<OwnedFd, FreezeError> {
+    pidfd::open(pid).map_err(|errno| match errno {
+        Errno::ESRCH => FreezeError::NoProcess { pid },
+        source => FreezeError::Ptrace { tid: pid, request: "pidfd_open", source },
+    })
+}
+
+fn list(pid: Pid) -> Result<Vec<Pid>, FreezeError> {
+    tree::threads(pid).map_err(|error| if error.is_gone() { FreezeError::Died { pid } } else { error.into() })
 }
 
 fn is_gone(error: &FreezeError) -> bool {
@@ -589,9 +649,25 @@ impl Frozen {
         self.pidfd.as_fd()
     }
 
-    /// The stopped threads: the leader first (if it is among them), the others by rising id.
+    /// The stopped threads: the leader first (if it is among them), the others by rising id. Of a process that is held in
+    /// parts these are the threads of all parts.
     pub fn threads(&self) -> &[Thread] {
         &self.threads
+    }
+
+    /// Those of them that are held here, and that the kernel answers here.
+    pub fn own_threads(&self) -> impl Iterator<Item = &Thread> {
+        self.own.iter().map(|at| &self.threads[*at])
+    }
+
+    /// Whether the first of them is held here: of the parts of a process one has it.
+    pub fn has_first(&self) -> bool {
+        self.own.first() == Some(&0)
+    }
+
+    /// Gives a part its seat for the next [`Frozen::ask`], or takes it away.
+    pub(super) fn seat(&self, seat: Option<Seat>) {
+        drop(self.seat.replace(seat));
     }
 
     /// The same, for who outlives this.
@@ -639,11 +715,12 @@ impl Frozen {
         session: &'s Session<'_>,
         tid: Pid,
     ) -> Result<Session<'s>, RemoteError> {
-        waiting::block_on(session.open_beside(self.target(tid)?, 0))
+        waiting::block_on(session.open_beside(self.target(tid)?))
     }
 
     /// Asks the leader by remote system calls, and then all other threads, several at the same time; answers in the order
-    /// of [`Frozen::threads`].
+    /// of [`Frozen::threads`]. Of a part its own threads: the leader's answer comes from the one that has it, and beside it
+    /// the others ask theirs.
     ///
     /// # Errors
     /// The first failure, of the leader or of a thread in that order; all threads are as they were.
@@ -651,30 +728,68 @@ impl Frozen {
         &self,
         leader: impl AsyncFnOnce(&mut Session<'_>) -> Result<(L, T), E>,
         thread: impl AsyncFn(&mut Session<'_>) -> Result<T, E>,
-    ) -> Result<(L, Vec<T>), E> {
-        let others = &self.threads[1..];
-        let mut session =
-            Session::open_for(self.leader().target(self.pid)?, self.surroundings()?, others.len()).await?;
-        let (of_leader, first) = leader(&mut session).await?;
-        let places = session.places_beside();
-        let (session_ref, thread) = (&session, &thread);
-        let lane = |place: usize| async move {
-            let mut answers = Vec::with_capacity(others.len().div_ceil(places));
-            for other in others.iter().skip(place).step_by(places) {
-                let mut beside = session_ref.open_beside(other.target(self.pid)?, place).await?;
-                answers.push(thread(&mut beside).await?);
+    ) -> Result<(Option<L>, Vec<T>), E> {
+        let own: Vec<&Thread> = self.own_threads().collect();
+        let Some((first, others)) = own.split_first().filter(|_| self.has_first()) else {
+            return Ok((None, self.ask_beside(&own, thread).await?));
+        };
+        let taken = self.seat.take();
+        let parts = taken.as_ref().map_or(1, Seat::parts);
+        let beside = if parts > 1 { BESIDE_EACH * parts } else { others.len().min(BESIDE_EACH) };
+        let mut session = Session::open_for(first.target(self.pid)?, self.surroundings()?, beside).await?;
+        // Left before the session ends, whatever happens: what the others use is in its memory.
+        let seat = taken;
+        let all = session.spots();
+        let spots = seat.as_ref().map_or_else(|| all.clone(), |seat| seat.lend(&all));
+        let (of_leader, of_first) = leader(&mut session).await?;
+        let of_others = self.ask_each(others, &spots, thread).await?;
+        if let Some(seat) = &seat {
+            seat.await_others().await;
+        }
+        drop(seat);
+        session.end().await?;
+        Ok((Some(of_leader), std::iter::once(of_first).chain(of_others).collect()))
+    }
+
+    /// Asks the threads of a part beside the one that has the first thread.
+    async fn ask_beside<T, E: From<RemoteError>>(
+        &self,
+        own: &[&Thread],
+        thread: impl AsyncFn(&mut Session<'_>) -> Result<T, E>,
+    ) -> Result<Vec<T>, E> {
+        let abandoned = RemoteError::Abandoned { pid: self.pid };
+        let Some(mut seat) = self.seat.take() else { return Err(abandoned.into()) };
+        let Some(spots) = seat.enter().await else { return Err(abandoned.into()) };
+        self.ask_each(own, &spots, thread).await
+    }
+
+    /// Asks threads, as many at the same time as there are places; one after the other, at places of their own, if there are
+    /// none.
+    async fn ask_each<T, E: From<RemoteError>>(
+        &self,
+        threads: &[&Thread],
+        spots: &[Spot],
+        ask: impl AsyncFn(&mut Session<'_>) -> Result<T, E>,
+    ) -> Result<Vec<T>, E> {
+        let places: Vec<Option<Spot>> = match spots {
+            [] => vec![None],
+            spots => spots.iter().take(BESIDE_EACH).map(|spot| Some(*spot)).collect(),
+        };
+        let (around, ask) = (self.surroundings()?, &ask);
+        let count = places.len();
+        let lane = |(index, place): (usize, Option<Spot>)| async move {
+            let mut answers = Vec::with_capacity(threads.len().div_ceil(count));
+            for thread in threads.iter().skip(index).step_by(count) {
+                let mut beside = Session::open_on(thread.target(self.pid)?, around, place).await?;
+                answers.push(ask(&mut beside).await?);
                 beside.end().await?;
             }
             Ok(answers)
         };
-        let lanes = waiting::all((0..places.min(others.len())).map(lane), places).await;
+        let lanes = waiting::all(places.into_iter().enumerate().map(lane), count).await;
         let lanes: Vec<Vec<T>> = lanes.into_iter().collect::<Result<_, E>>()?;
-        session.end().await?;
         let mut lanes: Vec<_> = lanes.into_iter().map(Vec::into_iter).collect();
-        let mut answers = vec![first];
-        let dealt = (0..others.len()).map(|at| lanes[at % places].next());
-        answers.extend(dealt.flatten());
-        Ok((of_leader, answers))
+        Ok((0..threads.len()).filter_map(|at| lanes[at % count].next()).collect())
     }
 
     fn target(&self, tid: Pid) -> Result<Target<'_>, RemoteError> {
@@ -682,11 +797,11 @@ impl Frozen {
     }
 
     fn surroundings(&self) -> Result<&Surroundings, RemoteError> {
-        if let Some(known) = self.surroundings.get() {
+        if let Some(known) = self.around.get() {
             return Ok(known);
         }
         let found = Surroundings::of(self.pid, self.whole)?;
-        Ok(self.surroundings.get_or_init(|| found))
+        Ok(self.around.get_or_init(|| found))
     }
 
     /// The address behind the instruction that remote calls are made by, as seccomp filters see it.
@@ -701,7 +816,8 @@ impl Frozen {
 
     fn detach(&mut self) -> Result<(), FreezeError> {
         let mut first_failure = Ok(());
-        for thread in std::mem::take(&mut self.threads).iter() {
+        for at in std::mem::take(&mut self.own) {
+            let thread = &self.threads[at];
             match ptrace::detach(thread.tid, 0) {
                 Ok(()) | Err(Errno::ESRCH) => {}
                 Err(source) => {

@@ -16,6 +16,7 @@ use super::cgroup::Still;
 use super::error::FreezeError;
 pub use super::hands::{Asked, FrozenTask};
 use super::hands::{Hands, Seized};
+pub use super::parts::{MANY_THREADS, Part};
 use super::seize::{Frozen, Limit, Thread};
 use crate::collect::tree::{TASKS_MAX, children, is_zombie};
 use crate::parallel;
@@ -239,22 +240,20 @@ impl FrozenTree {
     }
 
     /// Does something to every process, each on the thread that the kernel answers, many at a time; answers in the order
-    /// of [`FrozenTree::tasks`].
-    pub fn each<T: Send + 'static>(&self, work: fn(&Frozen) -> T) -> Vec<T> {
+    /// of [`FrozenTree::tasks`]. A process that is held in parts is given part by part: what is done must be so to
+    /// [`Frozen::own_threads`].
+    pub fn each<T: Part>(&self, work: fn(&Frozen) -> T) -> Vec<T::Whole> {
         self.hands.each(&self.tasks, work)
     }
 
     /// Begins the same with what makes remote system calls and waits for them, many at a time. It goes on by itself, and is
     /// brought to its end before anything else is done to the processes, also to let them run on.
-    pub fn begin<T: Send + 'static>(
-        &self,
-        work: impl AsyncFn(&Frozen) -> T + Copy + Send + 'static,
-    ) -> Asked<T> {
-        self.hands.begin(work)
+    pub fn begin<T: Part>(&self, work: impl AsyncFn(&Frozen) -> T + Copy + Send + 'static) -> Asked<T> {
+        self.hands.begin(&self.tasks, work)
     }
 
     /// What came of it, in the order of [`FrozenTree::tasks`], once all is done.
-    pub fn answers<T>(&self, asked: Asked<T>) -> Vec<T> {
+    pub fn answers<T: Part>(&self, asked: Asked<T>) -> Vec<T::Whole> {
         Hands::answers(asked, &self.tasks)
     }
 

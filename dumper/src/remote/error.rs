@@ -21,6 +21,12 @@ pub enum RemoteError {
         /// What the kernel said.
         errno: Errno,
     },
+    /// The part with the first thread has failed, which says why.
+    #[error("the threads of process {pid} were not asked, since its first thread could not be")]
+    Abandoned {
+        /// The process.
+        pid: Pid,
+    },
     /// The thread ended while it was in our hands.
     #[error("thread {tid} died while it was stopped")]
     Died {

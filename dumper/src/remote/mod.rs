@@ -34,6 +34,6 @@ pub(crate) mod waiting;
 pub use error::RemoteError;
 pub use gadget::Gadgets;
 pub use session::{
-    ANSWER_BYTES, SCRATCH_HINT, SCRATCH_NAME, SCRATCH_SLOTS, SCRATCH_STRIDE, Scratch, Session, Surroundings,
-    Target, Telling, Told, find_leftovers,
+    ANSWER_BYTES, BESIDE_EACH, SCRATCH_HINT, SCRATCH_NAME, SCRATCH_SLOTS, SCRATCH_STRIDE, Scratch, Session,
+    Spot, Surroundings, Target, Telling, Told, find_leftovers,
 };

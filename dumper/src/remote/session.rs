@@ -2,8 +2,8 @@
 
 mod told;
 
-use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use godwit_wire::fault;
@@ -46,9 +46,9 @@ const MAPPED_BYTES: usize = 28 << 10;
 /// Bytes that the caller of a session beside another may use.
 const BESIDE_BYTES: usize = 2048;
 
-/// Places for sessions beside another at most: with the largest frames, of AMX, they fit into what is taken for a
-/// leftover.
-const BESIDE_MAX: usize = 12;
+/// Places for sessions beside another that one tracer makes use of. There are more for several tracers, as many as fit
+/// into what is taken for a leftover: at least so many with the largest frames, of AMX.
+pub const BESIDE_EACH: usize = 12;
 
 /// Bytes at the start of a scratch mapping that say whose it is, for kernels that cannot name it.
 const MARK_BYTES: usize = 16;
@@ -71,13 +71,15 @@ pub struct Surroundings {
     vmas: Vec<maps::Vma>,
     gadgets: Gadgets,
     /// Sessions that use a lent restorer; the last one takes it away.
-    borrowers: Cell<u32>,
+    borrowers: Mutex<u32>,
     /// Whether the kernel can name anonymous memory; false once it said no.
-    names_memory: Cell<bool>,
+    names_memory: AtomicBool,
     /// Scratch mappings that killed dumpers left, until a session has taken them away.
-    leftovers: Cell<Vec<(u64, u64)>>,
+    leftovers: Mutex<Vec<(u64, u64)>>,
     /// Places for scratch mappings that are taken, bit n for place n.
-    taken: Cell<u64>,
+    taken: Mutex<u64>,
+    /// Held while a frame finds its place: what is free to one is so to another.
+    placing: Mutex<()>,
 }
 
 impl Surroundings {
@@ -86,7 +88,7 @@ impl Surroundings {
     pub fn of(pid: Pid, whole: bool) -> Result<Surroundings, RemoteError> {
         let vmas = maps::read(pid)?;
         let gadgets = Gadgets::find(pid, &vmas)?;
-        let leftovers = Cell::new(if whole { find_leftovers(pid, &vmas) } else { Vec::new() });
+        let leftovers = Mutex::new(if whole { find_leftovers(pid, &vmas) } else { Vec::new() });
         let overlaps = |slot: &u64| {
             let place = SCRATCH_HINT + slot * SCRATCH_STRIDE;
             vmas.iter().any(|vma| vma.start < place + SCRATCH_STRIDE && place < vma.end)
@@ -96,10 +98,11 @@ impl Surroundings {
             pid,
             vmas,
             gadgets,
-            borrowers: Cell::new(0),
-            names_memory: Cell::new(true),
+            borrowers: Mutex::new(0),
+            names_memory: AtomicBool::new(true),
             leftovers,
-            taken: Cell::new(taken),
+            taken: Mutex::new(taken),
+            placing: Mutex::new(()),
         })
     }
 
@@ -110,17 +113,23 @@ impl Surroundings {
 
     /// The first free place for a scratch mapping; 0, which leaves it to the kernel, if there is none.
     fn hint(&self) -> u64 {
-        let free = (0..SCRATCH_SLOTS).find(|slot| self.taken.get() & 1 << slot == 0);
+        let taken = *locked(&self.taken);
+        let free = (0..SCRATCH_SLOTS).find(|slot| taken & 1 << slot == 0);
         free.map_or(0, |slot| SCRATCH_HINT + slot * SCRATCH_STRIDE)
     }
 
     fn note_mapping(&self, addr: u64, is_there: bool) {
         let slot = addr.wrapping_sub(SCRATCH_HINT) / SCRATCH_STRIDE;
         if slot < SCRATCH_SLOTS {
-            let taken = self.taken.get();
-            self.taken.set(if is_there { taken | 1 << slot } else { taken & !(1 << slot) });
+            let mut taken = locked(&self.taken);
+            *taken = if is_there { *taken | 1 << slot } else { *taken & !(1 << slot) };
         }
     }
+}
+
+/// A panic of another tracer leaves nothing half done in what these guard.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The scratch mappings of dumpers that were killed. The next session in a process that is stopped whole takes them
@@ -183,6 +192,15 @@ pub struct Scratch {
     pub addr: u64,
     /// Length in bytes.
     pub len: usize,
+}
+
+/// A place for the frame and the data of a further thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spot {
+    /// First address.
+    pub at: u64,
+    /// Bytes for the frame.
+    pub room: usize,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,6 +273,15 @@ impl<'a> Session<'a> {
         around: &'a Surroundings,
         beside: usize,
     ) -> Result<Session<'a>, RemoteError> {
+        let mut session = Session::open_at_own_place(target, around)?;
+        session.map_scratch(beside.max(1)).await?;
+        fault::point("mid.remote.open")?;
+        Ok(session)
+    }
+
+    /// Parks a thread by a frame at a place of its own.
+    fn open_at_own_place(target: Target<'a>, around: &'a Surroundings) -> Result<Session<'a>, RemoteError> {
+        let _placing = locked(&around.placing);
         let frame = Frame::new(target.settled, target.sigmask, target.xstate);
         // With room for data too the session can do without a mapping, should there be none to have.
         let frame_bytes = frame.len_max().next_multiple_of(16);
@@ -268,35 +295,40 @@ impl<'a> Session<'a> {
         fault::point("mid.remote.borrowed")?;
         session.park()?;
         fault::point("mid.remote.parked")?;
-        session.map_scratch(beside.clamp(1, BESIDE_MAX)).await?;
-        fault::point("mid.remote.open")?;
         Ok(session)
     }
 
-    /// How many further threads may be held beside this one at the same time; at least one.
-    pub fn places_beside(&self) -> usize {
-        self.beside.map_or(1, |(_, places)| places)
+    /// Places in the scratch memory of this session, each for a further thread; none where there is no such memory.
+    pub fn spots(&self) -> Vec<Spot> {
+        let room = self.frame.len_max().next_multiple_of(64);
+        let spot =
+            |first: u64, place: usize| Spot { at: first + (place * (room + BESIDE_BYTES)) as u64, room };
+        let (first, places) = self.beside.unwrap_or_default();
+        (0..places).map(|place| spot(first, place)).collect()
     }
 
-    /// Takes hold of a further thread of the same process, in the scratch memory of this session.
+    /// Takes hold of a further thread of the same process, in the scratch memory of this session if there is a place for
+    /// it. Only one at a time.
+    pub async fn open_beside<'s>(&'s self, target: Target<'s>) -> Result<Session<'s>, RemoteError> {
+        Session::open_on(target, self.around, self.spots().first().copied()).await
+    }
+
+    /// Takes hold of a further thread of a process, at a place in the scratch memory of another session, which lasts
+    /// longer; without one at a place of its own.
     ///
-    /// Much cheaper than [`Session::open`], and no memory of the thread itself is touched. Only one at a time for each of
-    /// the [`Session::places_beside`].
-    pub async fn open_beside<'s>(
-        &'s self,
-        target: Target<'s>,
-        place: usize,
-    ) -> Result<Session<'s>, RemoteError> {
+    /// Much cheaper than [`Session::open`], and no memory of the thread itself is touched. Only one at a time for each place.
+    pub async fn open_on(
+        target: Target<'a>,
+        around: &'a Surroundings,
+        spot: Option<Spot>,
+    ) -> Result<Session<'a>, RemoteError> {
         let frame = Frame::new(target.settled, target.sigmask, target.xstate);
-        let room = self.frame.len_max().next_multiple_of(64);
-        let Some((first, _)) = self.beside.filter(|(_, places)| place < *places && frame.len_max() <= room)
-        else {
-            return Session::open_for(target, self.around, 1).await;
+        let Some(Spot { at, room }) = spot.filter(|spot| frame.len_max() <= spot.room) else {
+            return Session::open_for(target, around, 1).await;
         };
-        let at = first + (place * (room + BESIDE_BYTES)) as u64;
         let scratch = Scratch { addr: at + room as u64, len: BESIDE_BYTES };
         let place = Place { at, kind: PlaceKind::Scratch };
-        let mut session = Session::begin(target, self.around, frame, place, Some(scratch))?;
+        let mut session = Session::begin(target, around, frame, place, Some(scratch))?;
         session.park()?;
         Ok(session)
     }
@@ -549,10 +581,13 @@ impl<'a> Session<'a> {
     async fn map_scratch(&mut self, places: usize) -> Result<(), RemoteError> {
         const PROT: u64 = (libc::PROT_READ | libc::PROT_WRITE) as u64;
         const FLAGS: u64 = (libc::MAP_PRIVATE | libc::MAP_ANONYMOUS) as u64;
-        for (addr, len) in self.around.leftovers.take() {
+        let leftovers = std::mem::take(&mut *locked(&self.around.leftovers));
+        for (addr, len) in leftovers {
             self.unmap(addr, len).await?;
         }
         let frame_bytes = self.frame.len_max().next_multiple_of(64);
+        let room = (LEFTOVER_BYTES_MAX as usize - MAPPED_BYTES).saturating_sub(frame_bytes);
+        let places = places.min(room / (frame_bytes + BESIDE_BYTES));
         let (data, others) = (MAPPED_BYTES as u64, places * (frame_bytes + BESIDE_BYTES));
         let len = (data + (frame_bytes + others) as u64).next_multiple_of(4096);
         self.mapping_asked = Some(len);
@@ -581,14 +616,14 @@ impl<'a> Session<'a> {
     async fn name_scratch(&mut self, addr: u64, len: u64) -> Result<(), RemoteError> {
         const PR_SET_VMA: u64 = 0x5356_4d41;
         const PR_SET_VMA_ANON_NAME: u64 = 0;
-        if !self.around.names_memory.get() {
+        if !self.around.names_memory.load(Ordering::Relaxed) {
             return Ok(());
         }
         // The mark at its start is the name, with its zero.
         match self.call(libc::SYS_prctl, [PR_SET_VMA, PR_SET_VMA_ANON_NAME, addr, len, addr, 0]).await {
             Ok(_) => Ok(()),
             Err(RemoteError::Call { .. }) => {
-                self.around.names_memory.set(false);
+                self.around.names_memory.store(false, Ordering::Relaxed);
                 Ok(())
             }
             Err(error) => Err(error),
@@ -650,13 +685,14 @@ impl<'a> Session<'a> {
     }
 
     fn lend_restorer(&mut self) -> Result<(), RemoteError> {
-        let borrowers = self.around.borrowers.get();
-        if borrowers == 0 {
+        let around = self.around;
+        let mut borrowers = locked(&around.borrowers);
+        if *borrowers == 0 {
             let mut code = [0u8; 16];
             code[..arch::RESTORERS[0].len()].copy_from_slice(arch::RESTORERS[0]);
             self.poke_restorer(code)?;
         }
-        self.around.borrowers.set(borrowers + 1);
+        *borrowers += 1;
         self.lends = true;
         Ok(())
     }
@@ -666,9 +702,10 @@ impl<'a> Session<'a> {
             return Ok(());
         }
         self.lends = false;
-        let borrowers = self.around.borrowers.get().saturating_sub(1);
-        self.around.borrowers.set(borrowers);
-        if borrowers == 0 { self.poke_restorer([0; 16]) } else { Ok(()) }
+        let around = self.around;
+        let mut borrowers = locked(&around.borrowers);
+        *borrowers = borrowers.saturating_sub(1);
+        if *borrowers == 0 { self.poke_restorer([0; 16]) } else { Ok(()) }
     }
 
     fn poke_restorer(&mut self, code: [u8; 16]) -> Result<(), RemoteError> {
@@ -690,6 +727,8 @@ impl<'a> Session<'a> {
             if let Some((addr, len)) = self.mapping {
                 // The frame must not lie in the memory that the call takes away.
                 if self.home != self.place.at {
+                    let around = self.around;
+                    let _placing = locked(&around.placing);
                     self.borrow_again()?;
                     self.move_home(self.place.at)?;
                 }

@@ -39,8 +39,13 @@ pub(crate) async fn report(tid: Pid, deadline: Instant) -> nix::Result<Option<St
         if Instant::now() >= deadline {
             return Ok(None);
         }
-        Once::default().await;
+        next_look().await;
     }
+}
+
+/// Lets others be looked at first.
+pub(crate) async fn next_look() {
+    Once::default().await;
 }
 
 /// Comes back at the next look.
@@ -58,7 +63,8 @@ impl Future for Once {
     }
 }
 
-/// Waits, on this thread, until `work` is done. Nothing else in it may wait than [`report`].
+/// Waits, on this thread, until `work` is done. Nothing else in it may wait than [`report`]
+/// and [`next_look`].
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     let mut work = pin!(work);
     let mut context = Context::from_waker(Waker::noop());

@@ -9,6 +9,7 @@ use super::signals;
 use super::threads::Told;
 use crate::error::DumpError;
 use crate::freeze::seize::Frozen;
+use crate::freeze::tree::Part;
 use crate::procfs::{status, timers};
 use crate::remote::Session;
 use crate::sys::ptrace::SignalQueue;
@@ -23,13 +24,39 @@ pub struct Says {
     pub threads: Vec<Told>,
 }
 
-/// Every question that only the task itself can answer. Afterwards no memory of it is borrowed.
+/// What a part of a task said.
+pub struct PartSays {
+    pid: Pid,
+    /// From the part with the first thread: what the task says as a whole, and signals that are pending for it.
+    task: Option<(TaskSays, SignalQueueEntry)>,
+    threads: Vec<Told>,
+}
+
+impl Part for PartSays {
+    type Whole = Result<Says, DumpError>;
+
+    fn join(parts: Vec<PartSays>) -> Result<Says, DumpError> {
+        let (mut of_task, mut threads) = (None, Vec::new());
+        let mut pid = Pid::from_raw(0);
+        for part in parts {
+            pid = part.pid;
+            of_task = of_task.or(part.task);
+            threads.extend(part.threads);
+        }
+        let (task, pending) = of_task.ok_or(DumpError::Died { pid })?;
+        threads.sort_by_key(|told| (told.says.tid != pid, told.says.tid.as_raw()));
+        Ok(Says { task, pending, threads })
+    }
+}
+
+/// Every question that only the task itself can answer, or a part of it that is held here. Afterwards no memory of it is borrowed.
 ///
 /// # Errors
 /// When a call cannot be made, or the kernel does not tell something.
-pub async fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
+pub async fn ask(frozen: &Frozen) -> Result<PartSays, DumpError> {
     let pid = frozen.pid();
-    let mut timers = timers::read(pid)?; // newest first; restore makes them in the order of the image, by rising id
+    // Newest first; restore makes them in the order of the image, by rising id.
+    let mut timers = if frozen.has_first() { timers::read(pid)? } else { Vec::new() };
     timers.sort_by_key(|timer| timer.id);
     let inside = |tid: i32| status::read_thread(pid, Pid::from_raw(tid)).ok()?.ns_pid.last().copied();
     let one = async |session: &mut Session<'_>| {
@@ -42,5 +69,6 @@ pub async fn ask(frozen: &Frozen) -> Result<Says, DumpError> {
     };
     let (task, threads) = frozen.ask(leader, one).await?;
     let threads = threads.into_iter().map(Told::of).collect::<Result<_, _>>()?;
-    Ok(Says { task, pending: signals::pending(pid, SignalQueue::Shared)?, threads })
+    let task = task.map(|task| Ok::<_, DumpError>((task, signals::pending(pid, SignalQueue::Shared)?)));
+    Ok(PartSays { pid, task: task.transpose()?, threads })
 }
