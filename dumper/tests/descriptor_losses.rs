@@ -20,6 +20,14 @@ const LOSSES: &[(&str, &str)] = &[
     ("inotify-unlinked", "IN_EXCL_UNLINK of its watch 1"),
     ("fanotify-unread", "1 events that it has not read"),
     ("fifo-unread", "the 6 bytes that lie in it"),
+    ("unix-reuse", "its SO_REUSEADDR"),
+    ("unix-peek", "its SO_PEEK_OFF"),
+    ("unix-error", "an error that it has not been told (SO_ERROR)"),
+    ("unix-credentials", "who sent the 1 bytes that wait at it (SCM_CREDENTIALS)"),
+    ("unix-sender", "the addresses of those who sent what waits at it"),
+    ("unix-left", "the socket that it is connected to is closed"),
+    ("unix-address", "its address is not restored"),
+    ("unix-peer", "(SO_PEERCRED: process "),
 ];
 
 fn dump(scene: &Scene, victim: &Victim, more: &[&str]) -> Finished {

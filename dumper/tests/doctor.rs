@@ -18,7 +18,12 @@ use support::{Scene, godwit, scene};
 /// What `odd.c` can be, what the refusal names, and a piece of the reason.
 const KINDS: &[(&str, Subject, &str)] = &[
     ("terminal", Subject::Fd, "a terminal"),
-    ("unix-socket", Subject::Fd, "a Unix socket"),
+    ("unix-outside", Subject::Fd, "it is connected to process "),
+    ("unix-shared", Subject::Fd, "has this unix socket too"),
+    ("unix-rights", Subject::Fd, "descriptors lie in its queue"),
+    ("unix-closed", Subject::Fd, "whose other end is closed"),
+    ("unix-waiting", Subject::Fd, "a connection of process "),
+    ("unix-sent", Subject::Fd, "what it has sent cannot be read"),
     ("tcp-socket", Subject::Fd, "a TCP socket"),
     ("udp-socket", Subject::Fd, "a UDP"),
     ("netlink-socket", Subject::Fd, "netlink"),

@@ -347,7 +347,7 @@ fn what_cannot_be_moved_is_refused_by_name() {
     let scene = Scene::new("odd");
     let kinds = [
         "terminal",
-        "unix-socket",
+        "unix-outside",
         "tcp-socket",
         "packets",
         "epoll-closed",

@@ -29,6 +29,9 @@ pub fn files_id(index: usize) -> u32 {
     FIRST + index as u32
 }
 
+/// The number of the network namespace.
+pub const NET_NS: u32 = 2;
+
 /// Every namespace is the dumper's or inherited from the restorer (see [`super::namespaces`]), so both get
 /// the same numbers, counted over all kinds.
 fn numbered(own: u32, files_id: u32) -> TaskKobjIdsEntry {
@@ -38,7 +41,7 @@ fn numbered(own: u32, files_id: u32) -> TaskKobjIdsEntry {
         fs_id: own,
         sighand_id: own,
         pid_ns_id: Some(1),
-        net_ns_id: Some(2),
+        net_ns_id: Some(NET_NS),
         ipc_ns_id: Some(3),
         uts_ns_id: Some(4),
         mnt_ns_id: Some(5),

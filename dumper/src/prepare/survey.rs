@@ -55,10 +55,13 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether any process holds what its copy could not have beside it on the same kernel: file locks, named pipes.
+    /// Whether any process holds what its copy could not have beside it on the same kernel: file locks, named pipes,
+    /// sockets with addresses.
     pub fn is_bound(&self) -> bool {
-        let has_fifo = |all: &[Descriptor]| all.iter().any(files::fifo::is);
-        self.tasks.iter().any(|task| file_locks::any(&task.descriptors) || has_fifo(&task.descriptors))
+        let is_bound = |one: &Descriptor| files::fifo::is(one) || files::unix::is_bound(one);
+        self.tasks
+            .iter()
+            .any(|task| file_locks::any(&task.descriptors) || task.descriptors.iter().any(is_bound))
     }
 }
 

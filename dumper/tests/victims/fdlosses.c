@@ -9,7 +9,9 @@
 #include <sys/fanotify.h>
 #include <sys/inotify.h>
 #include <sys/ioctl.h>
+#include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 
 static int fd, other;
 
@@ -21,6 +23,109 @@ static void put(int made)
 
 /* Since it was set a second must not pass before the timer is there anew. */
 static int64_t due;
+
+static int at_abstract(int type, const char *name)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	int length = snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "%s %d", name, getpid());
+	int made = must(socket(AF_UNIX, type, 0));
+	must(bind(made, (struct sockaddr *)&address, offsetof(struct sockaddr_un, sun_path) + 1 + length));
+	return made;
+}
+
+static void reach(int from, int to)
+{
+	struct sockaddr_un address;
+	socklen_t size = sizeof address;
+	must(getsockname(to, (struct sockaddr *)&address, &size));
+	must(connect(from, (struct sockaddr *)&address, size));
+}
+
+static int unix_socket(const char *what)
+{
+	int pair[2], on = 1, two = 2;
+	bool packets = !strcmp(what, "sender") || !strcmp(what, "left");
+	must(socketpair(AF_UNIX, packets ? SOCK_DGRAM : SOCK_STREAM, 0, pair));
+	other = must(dup2(pair[1], 78));
+	if (!strcmp(what, "reuse"))
+		must(setsockopt(pair[0], SOL_SOCKET, SO_REUSEADDR, &on, sizeof on));
+	else if (!strcmp(what, "peek"))
+		must(setsockopt(pair[0], SOL_SOCKET, SO_PEEK_OFF, &two, sizeof two));
+	else if (!strcmp(what, "error")) {
+		/* Closed with something unread: the other end is told ECONNRESET. */
+		must(write(pair[0], "x", 1));
+		close(other);
+	} else if (!strcmp(what, "credentials")) {
+		must(setsockopt(pair[0], SOL_SOCKET, SO_PASSCRED, &on, sizeof on));
+		must(setresuid(-1, 5, 0));
+		must(write(other, "x", 1));
+		must(setresuid(-1, 0, 0));
+	} else if (!strcmp(what, "sender")) {
+		other = at_abstract(SOCK_DGRAM, "sender");
+		close(pair[0]);
+		pair[0] = at_abstract(SOCK_DGRAM, "receiver");
+		/* Not connected: what a connected one has sent is sent by it again. */
+		struct sockaddr_un address;
+		socklen_t size = sizeof address;
+		must(getsockname(pair[0], (struct sockaddr *)&address, &size));
+		must(sendto(other, "x", 1, 0, (struct sockaddr *)&address, size));
+	} else if (!strcmp(what, "left"))
+		close(other);
+	else if (!strcmp(what, "address")) {
+		int listener = at_abstract(SOCK_STREAM, "listener");
+		must(listen(listener, 1));
+		close(pair[0]);
+		pair[0] = must(socket(AF_UNIX, SOCK_STREAM, 0));
+		reach(pair[0], listener);
+		must(dup2(pair[0], 79));
+		close(pair[0]);
+		pair[0] = must(accept(listener, NULL, NULL));
+	} else if (!strcmp(what, "peer")) {
+		must(setresuid(-1, 5, 0));
+		must(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
+		must(setresuid(-1, 0, 0));
+		other = pair[1];
+	} else
+		broken("fdlosses unix-%s", what);
+	close(pair[1]);
+	return pair[0];
+}
+
+static void check_unix(const char *what)
+{
+	int value = 0;
+	socklen_t size = sizeof value;
+	char byte, control[CMSG_SPACE(sizeof(struct ucred))] = "";
+	struct sockaddr_un address;
+	struct iovec part = { &byte, 1 };
+	struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control,
+				  .msg_name = &address, .msg_namelen = sizeof address };
+	if (!strcmp(what, "reuse") || !strcmp(what, "peek")) {
+		must(getsockopt(fd, SOL_SOCKET, *what == 'r' ? SO_REUSEADDR : SO_PEEK_OFF, &value, &size));
+		expect(what, *what == 'r' ? 1 : 2, value);
+	} else if (!strcmp(what, "error")) {
+		must(getsockopt(fd, SOL_SOCKET, SO_ERROR, &value, &size));
+		expect(what, ECONNRESET, value);
+	} else if (!strcmp(what, "credentials")) {
+		expect("a byte", 1, recvmsg(fd, &message, MSG_DONTWAIT));
+		struct cmsghdr *told = CMSG_FIRSTHDR(&message);
+		expect(what, getpid(), told ? ((struct ucred *)CMSG_DATA(told))->pid : 0);
+	} else if (!strcmp(what, "sender")) {
+		expect("a byte", 1, recvmsg(fd, &message, MSG_DONTWAIT));
+		expect(what, true, message.msg_namelen > sizeof(sa_family_t));
+	} else if (!strcmp(what, "left"))
+		expect(what, ECONNREFUSED, send(fd, "x", 1, MSG_NOSIGNAL) == -1 ? errno : 0);
+	else if (!strcmp(what, "address")) {
+		size = sizeof address;
+		must(getsockname(fd, (struct sockaddr *)&address, &size));
+		expect(what, true, size > sizeof(sa_family_t));
+	} else {
+		struct ucred peer;
+		size = sizeof peer;
+		must(getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &size));
+		expect(what, 5, peer.uid);
+	}
+}
 
 static void set_up(const char *what)
 {
@@ -63,7 +168,9 @@ static void set_up(const char *what)
 		put(open("fifo", O_WRONLY));
 		must(write(fd, "unread", 6));
 		close(both);
-	} else
+	} else if (!strncmp(what, "unix-", 5))
+		put(unix_socket(what + 5));
+	else
 		broken("fdlosses %s", what);
 }
 
@@ -104,6 +211,8 @@ static void check(const char *what)
 		expect("no event", -1, read(fd, buffer, sizeof buffer));
 	} else if (!strcmp(what, "fanotify-unread"))
 		expect("an event", true, read(fd, &told, sizeof told) > 0);
+	else if (!strncmp(what, "unix-", 5))
+		check_unix(what + 5);
 	else {
 		int reader = must(open("fifo", O_RDONLY | O_NONBLOCK));
 		expect("what lies in it", 6, read(reader, buffer, sizeof buffer));

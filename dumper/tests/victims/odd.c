@@ -10,6 +10,7 @@
 #include <sys/eventfd.h>
 #include <sys/inotify.h>
 #include <sys/socket.h>
+#include <sys/un.h>
 #include <sys/timerfd.h>
 #include <sys/signalfd.h>
 #include <linux/netlink.h>
@@ -97,6 +98,53 @@ static int odd_epoll(const char *how)
 	return set;
 }
 
+/* A unix socket that leads out of the tree, or with something in its queue that cannot be read or made anew. */
+static int odd_unix(const char *how)
+{
+	struct sockaddr_un address = { .sun_family = AF_UNIX };
+	socklen_t size = offsetof(struct sockaddr_un, sun_path) +
+			 snprintf(address.sun_path + 1, sizeof address.sun_path - 1, "odd %d", getpid()) + 1;
+	int pair[2];
+	if (!strcmp(how, "shared")) {
+		int one = must(socket(AF_UNIX, SOCK_DGRAM, 0));
+		outsider(NULL);
+		return one;
+	}
+	if (!strcmp(how, "rights")) {
+		char byte = 'x', control[CMSG_SPACE(sizeof(int))] = "";
+		struct iovec part = { &byte, 1 };
+		struct msghdr message = { .msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control };
+		struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+		must(socketpair(AF_UNIX, SOCK_SEQPACKET, 0, pair));
+		rights->cmsg_level = SOL_SOCKET;
+		rights->cmsg_type = SCM_RIGHTS;
+		rights->cmsg_len = CMSG_LEN(sizeof(int));
+		memcpy(CMSG_DATA(rights), &pair[1], sizeof(int));
+		must(sendmsg(pair[1], &message, 0));
+		return pair[0];
+	}
+	int client = must(socket(AF_UNIX, SOCK_STREAM, 0));
+	if (!strcmp(how, "outside") || !strcmp(how, "waiting"))
+		outsider(NULL);
+	int listener = must(socket(AF_UNIX, SOCK_STREAM, 0));
+	must(bind(listener, (struct sockaddr *)&address, size));
+	must(listen(listener, 3));
+	must(connect(client, (struct sockaddr *)&address, size));
+	if (!strcmp(how, "sent")) {
+		must(send(client, "early", 5, 0));
+		must(dup2(listener, 78));
+		return client;
+	}
+	if (!strcmp(how, "outside")) {
+		int server = must(accept(listener, NULL, NULL));
+		close(listener);
+		close(client);
+		return server;
+	}
+	close(client);
+	return listener;
+}
+
 static atomic_int unshared; /* 1, or the negative errno */
 
 static void *unshare_alone(void *flag)
@@ -117,10 +165,9 @@ int main(int argc, char **argv)
 	sigemptyset(&none);
 	if (!strcmp(what, "terminal"))
 		fd = must(open("/dev/ptmx", O_RDWR | O_NOCTTY));
-	else if (!strcmp(what, "unix-socket")) {
-		must(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
-		fd = pair[0];
-	} else if (!strcmp(what, "tcp-socket"))
+	else if (!strncmp(what, "unix-", 5))
+		fd = odd_unix(what + 5);
+	else if (!strcmp(what, "tcp-socket"))
 		fd = must(socket(AF_INET, SOCK_STREAM, 0));
 	else if (!strncmp(what, "epoll-", 6))
 		fd = odd_epoll(what + 6);

@@ -199,6 +199,12 @@ impl Inspection {
                     reader.take_raw(data.bytes.into())?;
                 }
             }
+            ImageKind::SkQueues => {
+                let mut reader = reader()?;
+                while let Some(packet) = reader.next::<image::sk_packet::SkPacketEntry>()? {
+                    reader.take_raw(packet.length.into())?;
+                }
+            }
             ImageKind::GhostFile => {
                 let mut reader = reader()?;
                 let head = reader.next::<image::ghost_file::GhostFileEntry>()?;

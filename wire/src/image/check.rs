@@ -293,6 +293,9 @@ mod tests {
             seccomp: SeccompFilter SeccompEntry;
             siginfo: SiginfoEntry SignalQueueEntry;
             signalfd: SignalfdEntry;
+            sk_opts: SkOptsEntry;
+            sk_packet: ScmEntry SkPacketEntry;
+            sk_unix: FilePermsEntry UnixSkEntry;
             stats: DumpStatsEntry RestoreStatsEntry StatsEntry;
             time: Timeval;
             timens: Timespec TimensEntry;

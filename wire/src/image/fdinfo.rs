@@ -15,6 +15,7 @@ use super::pidfd::PidfdEntry;
 use super::pipe::PipeEntry;
 use super::regfile::RegFileEntry;
 use super::signalfd::SignalfdEntry;
+use super::sk_unix::UnixSkEntry;
 use super::timerfd::TimerfdEntry;
 use super::tty::TtyFileEntry;
 
@@ -39,7 +40,7 @@ pub struct FdinfoEntry {
 }
 
 /// `file_entry` (images/fdinfo.proto). One open file: a kind, an id and exactly one payload. Payloads of
-/// sockets, tun and BPF files are not read.
+/// other sockets than Unix ones, tun and BPF files are not read.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct FileEntry {
     /// Kind of the open file.
@@ -75,6 +76,9 @@ pub struct FileEntry {
     /// External file.
     #[prost(message, optional, tag = "15")]
     pub ext: Option<ExtFileEntry>,
+    /// Unix socket.
+    #[prost(message, optional, tag = "16")]
+    pub usk: Option<UnixSkEntry>,
     /// Named pipe.
     #[prost(message, optional, tag = "17")]
     pub fifo: Option<FifoEntry>,
@@ -160,6 +164,7 @@ schema!(
         (13, InotifyFileEntry),
         (14, FanotifyFileEntry),
         (15, ExtFileEntry),
+        (16, UnixSkEntry),
         (17, FifoEntry),
         (18, PipeEntry),
         (19, TtyFileEntry),

@@ -4,7 +4,7 @@
 //! task. Each kind of file is a module with a [`Kind`]: how it is told from others, checked and written ([`KINDS`]); `of_tree`
 //! is what they must know of the whole tree. `reg` are files, directories and the character devices that CRIU knows, `ghost`
 //! deleted ones, `links` those
-//! that have another link only, `provided` what the restore is given, `memfd` memory files, `pipe` and `fifo` pipes, `eventfd`, `timerfd`,
+//! that have another link only, `provided` what the restore is given, `memfd` memory files, `pipe` and `fifo` pipes, `unix` sockets, `eventfd`, `timerfd`,
 //! `signalfd`, `epoll`, `pidfd`, `inotify` and `fanotify` (with `watched`, what they are on) the kernel's objects of these names, `proc_entry` files of
 //! processes in `/proc`, `external` what plugins dump. All else is refused by
 //! name (`unknown`). `fown` is who is signalled for a descriptor, `filesystem` tells what a file lies on.
@@ -31,6 +31,7 @@ pub mod reg;
 pub mod signalfd;
 pub mod table;
 pub mod timerfd;
+pub mod unix;
 pub mod unknown;
 mod watched;
 
@@ -126,7 +127,7 @@ impl Descriptor {
 }
 
 /// Every kind that is dumped; a descriptor is of the first that takes it for its own.
-pub const KINDS: [&Kind; 12] = [
+pub const KINDS: [&Kind; 13] = [
     &eventfd::KIND,
     &timerfd::KIND,
     &signalfd::KIND,
@@ -138,6 +139,7 @@ pub const KINDS: [&Kind; 12] = [
     &reg::KIND,
     &pipe::KIND,
     &fifo::KIND,
+    &unix::KIND,
     // For what is left.
     &external::KIND,
 ];

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use nix::unistd::Pid;
 
 use super::provided::AllProvided;
+use super::unix::Sockets;
 use super::{Descriptor, epoll, pipe};
 use crate::collect::tree::{Task, Zombie, descends};
 use crate::prepare::root::Root;
@@ -22,7 +23,9 @@ pub struct OfTree {
     pub provided: AllProvided,
     /// Whether links may be made beside files whose path is gone.
     pub link_remap: bool,
-    /// Pipes that a process outside of the tree holds an end of, and one such process.
+    /// Its unix sockets.
+    pub(super) sockets: Sockets,
+    /// Pipes and sockets that a process outside of the tree holds an end of, and one such process.
     held_elsewhere: HashMap<PathBuf, i32>,
     /// Pipes that a process of the tree can read, by device and inode.
     read_inside: BTreeSet<(u64, u64)>,
@@ -35,7 +38,8 @@ pub struct OfTree {
 }
 
 impl OfTree {
-    /// Looks at the descriptors of all living processes, and through all of the machine for pipes that lead out of the tree.
+    /// Looks at the descriptors of all living processes, and through all of the machine for pipes and sockets that lead
+    /// out of the tree.
     pub fn look<'a>(
         root: &Root,
         living: impl Iterator<Item = (&'a Task, &'a [Descriptor])> + Clone,
@@ -47,7 +51,10 @@ impl OfTree {
         let readable = pipes.clone().filter(|descriptor| !pipe::is_write_only(descriptor));
         let read_inside =
             readable.map(|descriptor| (descriptor.stat.st_dev, descriptor.stat.st_ino)).collect();
-        let pipes = pipes.map(|descriptor| descriptor.target.as_path()).collect();
+        let sockets = Sockets::look(living.clone());
+        let ends = sockets.links();
+        let targets = pipes.map(|descriptor| descriptor.target.as_path());
+        let targets = targets.chain(ends.iter().map(PathBuf::as_path)).collect();
         let of_living = living.clone().map(|(task, _)| (task.pid, task.inside));
         let of_dead = dead.iter().map(|zombie| (zombie.pid, zombie.place.pid));
         let mut epolls: Vec<_> = living
@@ -63,17 +70,18 @@ impl OfTree {
             ghost_limit: root.ghost_limit,
             provided: root.provided.clone(),
             link_remap: root.link_remap,
-            held_elsewhere: pipe::held_elsewhere(&tasks, &pipes),
+            held_elsewhere: pipe::held_elsewhere(&tasks, &targets),
             read_inside,
+            sockets,
             members: of_living.chain(of_dead).collect(),
             tasks,
             epolls,
         }
     }
 
-    /// A process outside of the tree that holds an end of the pipe which links in `/proc` call `pipe`.
-    pub fn holder_elsewhere(&self, pipe: &Path) -> Option<i32> {
-        self.held_elsewhere.get(pipe).copied()
+    /// A process outside of the tree that holds an end of the pipe, or the socket, which links in `/proc` call `link`.
+    pub fn holder_elsewhere(&self, link: &Path) -> Option<i32> {
+        self.held_elsewhere.get(link).copied()
     }
 
     /// Whether a process of the tree can read what lies in a pipe.

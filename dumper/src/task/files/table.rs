@@ -18,6 +18,7 @@ use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 use super::ghost::{self, Ghosts};
 use super::links::Links;
 use super::pipe::Contents;
+use super::unix::{self, Queues};
 use super::{Descriptor, fown, memfd, reg};
 use crate::error::DumpError;
 use crate::sys;
@@ -42,6 +43,10 @@ pub struct FileTable {
     pub(super) pipes: Contents,
     /// What lies in named pipes.
     pub(super) fifos: Contents,
+    /// What waits at sockets.
+    pub(super) sockets: Queues,
+    /// Whether one of them has an address.
+    pub(super) has_addresses: bool,
     /// The numbers that named pipes have in images, by device and inode.
     fifo_ids: HashMap<(u64, u64), u32>,
     memory: Vec<MemfdInodeEntry>,
@@ -170,9 +175,9 @@ impl FileTable {
         known.is_some_and(|known| known.seals & libc::F_SEAL_WRITE as u32 != 0)
     }
 
-    /// Whether a named pipe is open.
-    pub fn has_fifos(&self) -> bool {
-        !self.fifo_ids.is_empty()
+    /// Whether a named pipe is open, or a socket with an address: a copy could not have it beside the source.
+    pub fn is_bound(&self) -> bool {
+        !self.fifo_ids.is_empty() || self.has_addresses
     }
 
     /// The number that a named pipe has in images: its inode's, unless one of another device has that.
@@ -189,13 +194,14 @@ impl FileTable {
         id
     }
 
-    /// The images: `files.img`, `memfd.img` if there are memory files, those of deleted files, and `pipes-data.img` and `fifo-data.img` if there are pipes.
+    /// The images: `files.img`, `memfd.img` if there are memory files, those of deleted files, `pipes-data.img` and `fifo-data.img` if there are pipes,
+    /// `sk-queues.img` if something waits at sockets.
     ///
     /// # Errors
     /// When a record is larger than the format allows.
     pub fn images(&self) -> Result<Vec<(String, Bytes)>, ImageError> {
         let mut files = ImageWriter::new(ImageKind::Files);
-        for entry in &self.entries {
+        for entry in unix::in_order(&self.entries) {
             files.push(entry);
         }
         let mut images = vec![(ImageKind::Files.file_name(0), files.finish()?)];
@@ -216,6 +222,13 @@ impl FileTable {
                 data.push(entry).raw(bytes);
             }
             images.push((kind.file_name(0), data.finish()?));
+        }
+        if !self.sockets.is_empty() {
+            let mut queues = ImageWriter::new(ImageKind::SkQueues);
+            for (packet, bytes) in &self.sockets {
+                queues.push(packet).raw(bytes);
+            }
+            images.push((ImageKind::SkQueues.file_name(0), queues.finish()?));
         }
         Ok(images)
     }

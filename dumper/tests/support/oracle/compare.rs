@@ -438,9 +438,10 @@ fn names(dir: &Dir) -> BTreeMap<u64, Value> {
 
 /// The path of a file, or what else tells it from others.
 fn name_of(file: &Value) -> Value {
-    let kinds = ["reg", "memfd", "fifo", "pipe", "eventfd"].iter();
+    let kinds = ["reg", "memfd", "fifo", "pipe", "eventfd", "usk"].iter();
     let name = kinds.map(|kind| &file[kind]).find(|record| record.is_object());
     name.map_or(Value::Null, |record| match &record["name"] {
+        _ if record["ino"].is_number() => record["ino"].clone(),
         Value::Null => record["pipe_id"].clone(),
         name => name.clone(),
     })

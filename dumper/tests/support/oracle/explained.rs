@@ -42,6 +42,8 @@ pub const EXPLAINED: &[Explained] = &[
     Explained { image: "fdinfo", field: "/entries/#/id", rule: Rule::Renumbered("file"), why: "file ids are counted by each dumper" },
     Explained { image: "files", field: "/entries/#/id", rule: Rule::Renumbered("file"), why: "as above" },
     Explained { image: "files", field: "/entries/#/reg/id", rule: Rule::Renumbered("file"), why: "as above" },
+    Explained { image: "files", field: "/entries/#/usk/id", rule: Rule::Renumbered("file"), why: "as above" },
+    Explained { image: "sk-queues", field: "/entries/#/id_for", rule: Rule::Renumbered("file"), why: "as above" },
     Explained { image: "files", field: "/entries/#/pipe/id", rule: Rule::Renumbered("file"), why: "as above" },
     Explained { image: "files", field: "/entries/#/memfd/id", rule: Rule::Renumbered("file"), why: "as above" },
     Explained { image: "files", field: "/entries/#/ify/id", rule: Rule::Renumbered("file"), why: "as above" },
