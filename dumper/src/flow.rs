@@ -622,7 +622,7 @@ fn finish(
     steps.run(Step::DumpCgroups, || finish::cgroups(root, &pids, &host.cgroup))?;
     steps.run(Step::FixExternalUnixSockets, no_more)?;
     steps.run(Step::TtyPostActions, no_more)?;
-    let is_bound = locks.is_some() || state.made.table.has_fifos();
+    let is_bound = locks.is_some() || state.made.table.is_bound();
     if locks.is_some() {
         images.need_option("--file-locks");
     }

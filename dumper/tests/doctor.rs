@@ -17,7 +17,7 @@ use support::{Scene, godwit, scene};
 
 /// What `odd.c` can be, what the refusal names, and a piece of the reason.
 const KINDS: &[(&str, Subject, &str)] = &[
-    ("terminal", Subject::Fd, "a terminal"),
+    ("terminal", Subject::Fd, "(hung up)"),
     ("unix-socket", Subject::Fd, "a Unix socket"),
     ("tcp-socket", Subject::Fd, "a TCP socket"),
     ("udp-socket", Subject::Fd, "a UDP"),

@@ -115,9 +115,12 @@ int main(int argc, char **argv)
 	sigset_t none;
 	victim_start();
 	sigemptyset(&none);
-	if (!strcmp(what, "terminal"))
-		fd = must(open("/dev/ptmx", O_RDWR | O_NOCTTY));
-	else if (!strcmp(what, "unix-socket")) {
+	if (!strcmp(what, "terminal")) {
+		int master = must(posix_openpt(O_RDWR | O_NOCTTY));
+		must(unlockpt(master));
+		fd = must(open(ptsname(master), O_RDWR | O_NOCTTY));
+		close(master);
+	} else if (!strcmp(what, "unix-socket")) {
 		must(socketpair(AF_UNIX, SOCK_STREAM, 0, pair));
 		fd = pair[0];
 	} else if (!strcmp(what, "tcp-socket"))

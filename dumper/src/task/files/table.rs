@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
 use godwit_wire::image::memfd::MemfdInodeEntry;
 use godwit_wire::image::regfile::RegFileEntry;
+use godwit_wire::image::tty::TtyInfoEntry;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
 use super::ghost::{self, Ghosts};
@@ -44,6 +45,8 @@ pub struct FileTable {
     pub(super) fifos: Contents,
     /// The numbers that named pipes have in images, by device and inode.
     fifo_ids: HashMap<(u64, u64), u32>,
+    /// Ends of terminals.
+    pub(super) ttys: Vec<TtyInfoEntry>,
     memory: Vec<MemfdInodeEntry>,
     /// The deleted ones.
     pub(super) ghosts: Ghosts,
@@ -170,9 +173,9 @@ impl FileTable {
         known.is_some_and(|known| known.seals & libc::F_SEAL_WRITE as u32 != 0)
     }
 
-    /// Whether a named pipe is open.
-    pub fn has_fifos(&self) -> bool {
-        !self.fifo_ids.is_empty()
+    /// Whether a named pipe is open, or a pseudoterminal, whose number no other can have meanwhile.
+    pub fn is_bound(&self) -> bool {
+        !self.fifo_ids.is_empty() || !self.ttys.is_empty()
     }
 
     /// The number that a named pipe has in images: its inode's, unless one of another device has that.
@@ -189,7 +192,7 @@ impl FileTable {
         id
     }
 
-    /// The images: `files.img`, `memfd.img` if there are memory files, those of deleted files, and `pipes-data.img` and `fifo-data.img` if there are pipes.
+    /// The images: `files.img`, `memfd.img` if there are memory files, `tty-info.img` if there are terminals, those of deleted files, and `pipes-data.img` and `fifo-data.img` if there are pipes.
     ///
     /// # Errors
     /// When a record is larger than the format allows.
@@ -205,6 +208,13 @@ impl FileTable {
                 memory.push(entry);
             }
             images.push((ImageKind::Memfd.file_name(0), memory.finish()?));
+        }
+        if !self.ttys.is_empty() {
+            let mut ttys = ImageWriter::new(ImageKind::TtyInfo);
+            for entry in &self.ttys {
+                ttys.push(entry);
+            }
+            images.push((ImageKind::TtyInfo.file_name(0), ttys.finish()?));
         }
         images.extend(self.ghosts.images(self.links.remaps())?);
         for (kind, contents) in [(ImageKind::PipesData, &self.pipes), (ImageKind::FifoData, &self.fifos)] {
