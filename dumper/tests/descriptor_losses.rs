@@ -19,6 +19,8 @@ const LOSSES: &[(&str, &str)] = &[
     ("inotify-once", "IN_ONESHOT of its watch 1"),
     ("inotify-unlinked", "IN_EXCL_UNLINK of its watch 1"),
     ("fanotify-unread", "1 events that it has not read"),
+    ("terminal-unread", "the 4 bytes that wait to be read from the terminal"),
+    ("terminal-exclusive", "TIOCEXCL"),
     ("fifo-unread", "the 6 bytes that lie in it"),
     ("unix-reuse", "its SO_REUSEADDR"),
     ("unix-peek", "its SO_PEEK_OFF"),

@@ -17,7 +17,7 @@ use support::{Scene, godwit, scene};
 
 /// What `odd.c` can be, what the refusal names, and a piece of the reason.
 const KINDS: &[(&str, Subject, &str)] = &[
-    ("terminal", Subject::Fd, "a terminal"),
+    ("terminal", Subject::Fd, "(hung up)"),
     ("unix-outside", Subject::Fd, "it is connected to process "),
     ("unix-shared", Subject::Fd, "has this unix socket too"),
     ("unix-rights", Subject::Fd, "descriptors lie in its queue"),

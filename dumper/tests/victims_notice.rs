@@ -358,6 +358,17 @@ const TABLE: &[Row] = &[
     row("shmem", "pagemap-shmem-*.img", "/1", Remove, "twice"),
     row("shmem", "pagemap-shmem-*.img#5", "/1", Remove, "memfd"),
     row("shmem", "pagemap-shmem-*.img#5", "/3", Remove, "memfd tail"),
+    row("pty", "tty-info.img", "/1/termios/c_lflag", Flip(8), "local modes[11]"),
+    row("pty", "tty-info.img", "/1/termios/c_iflag", Flip(0x100), "input modes[10]"),
+    row("pty", "tty-info.img", "/1/termios/c_cc/1", Flip(4), "character"),
+    row("pty", "tty-info.img", "/1/winsize/ws_row", Add(1), "rows[10]"),
+    row("pty", "tty-info.img", "/1/winsize/ws_ypixel", Add(1), "height[10]"),
+    row("pty", "tty-info.img", "/2/packet_mode", Set(0), "packet mode[14]"),
+    row("pty", "tty-info.img", "/2/locked", Set(0), "lock[14]"),
+    row("pty", "tty-info.img", "/4/locked", Set(0), "lock[16]"),
+    row("pty", "tty-info.img", "/1/uid", Add(1), "owner[11]"),
+    row("pty", "tty-info.img", "/1/gid", Add(1), "group[11]"),
+    row("pty", "tty-info.img", "/1", Remove, ""),
 ];
 
 /// The same of trees: what ties tasks to each other.
@@ -430,6 +441,8 @@ const TREE_TABLE: &[Row] = &[
     row("owners", "files.img", "/16/reg/fown/pid", As("/14/pipe/fown/pid"), "root: file's owner"),
     row("owners", "files.img", "/19/pipe/fown/signum", Add(1), "first: owner's signal[20]"),
     row("owners", "files.img", "/23/pipe/fown/pid", As("/19/pipe/fown/pid"), "second: owner[18]"),
+    row("terminal", "tty-info.img", "/0/pgrp", As("/0/sid"), "foreground"),
+    row("terminal", "tty-info.img", "/0/sid", Set(0), "session by the master"),
     row("heirs", "pstree.img", "/1/pgid", As("/0/pid"), ""),
     row("robust", "core-*.img#2", "/0/thread_core/futex_rla", Set(0), "robust mutex[0]"),
     row("robust", "core-*.img#5", "/0/thread_core/futex_rla", Set(0), "robust mutex[2]"),

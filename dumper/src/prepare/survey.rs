@@ -55,10 +55,11 @@ pub struct Seen {
 }
 
 impl Seen {
-    /// Whether any process holds what its copy could not have beside it on the same kernel: file locks, named pipes,
-    /// sockets with addresses.
+    /// Whether any process holds what its copy could not have beside it on the same kernel: file locks, named pipes, sockets
+    /// with addresses, the numbers of pseudoterminals.
     pub fn is_bound(&self) -> bool {
-        let is_bound = |one: &Descriptor| files::fifo::is(one) || files::unix::is_bound(one);
+        let is_bound =
+            |one: &Descriptor| files::fifo::is(one) || files::unix::is_bound(one) || files::tty::is(one);
         self.tasks
             .iter()
             .any(|task| file_locks::any(&task.descriptors) || task.descriptors.iter().any(is_bound))
@@ -336,7 +337,7 @@ pub fn late_mappings(pid: Pid, ghost_limit: u64, vmas: &[Vma], checked: &Checked
     Ok(())
 }
 
-/// What concerns a process as a whole: terminal, tracer, personality.
+/// What concerns a process as a whole: tracer, personality.
 ///
 /// # Errors
 /// When `/proc` does not tell.
@@ -371,13 +372,6 @@ pub fn process_alone(pid: Pid, findings: &mut Findings) -> Result<(), DumpError>
             subject(),
             format!("process {} traces it (a debugger?)", status.tracer_pid),
             "end the tracer first",
-        );
-    }
-    if stat.tty_nr != 0 {
-        findings.refuse(
-            subject(),
-            "it has a controlling terminal",
-            "start the program with `setsid`, its input and output on files or /dev/null",
         );
     }
     if status.ns_pid.len() > 1 && status.ns_pid.last() == Some(&1) {

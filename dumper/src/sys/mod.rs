@@ -4,8 +4,7 @@
 //! the only room of the crate where `unsafe` is allowed. Reading order: [`ptrace`] and [`wait`] (stopping and
 //! looking at a task), [`process_vm`] (its memory), [`pidfd`] and [`kcmp`] (its descriptors), [`pagemap_scan`] and
 //! [`userfaultfd`] (what it wrote), [`sched`] and [`rlimit`] (facts asked from outside), [`fcntl`], [`pipe`],
-//! [`socket`],
-//! [`handle`] (facts about a descriptor), [`cpuid`] (the layout of the XSAVE area), [`memory`] (own mappings), [`mount`] (the
+//! [`socket`], [`handle`], [`tty`] (facts about a descriptor), [`cpuid`] (the layout of the XSAVE area), [`memory`] (own mappings), [`mount`] (the
 //! cgroup hierarchy), [`xattr`] (marks on a cgroup), [`child`] (starting programs), [`plugin`] (code of others, loaded).
 
 pub mod child;
@@ -25,6 +24,7 @@ pub mod rlimit;
 pub mod sched;
 pub mod socket;
 pub mod timerfd;
+pub mod tty;
 pub mod userfaultfd;
 pub mod wait;
 pub mod xattr;

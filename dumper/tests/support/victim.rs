@@ -3,10 +3,12 @@
 use super::child::{eventually, tail};
 use super::scene::{Scene, status_field};
 use super::tree::{Member, Tree};
+use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::cell::RefCell;
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -89,6 +91,8 @@ pub struct Victim {
     child: Child,
     pub pid: i32,
     dir: PathBuf,
+    /// Held by one with terminals: a restore needs their numbers again, so no two may come and go at the same time.
+    _terminals: Option<Flock<File>>,
     /// Every process of its tree that was seen: killed with it, whoever their parent is by then.
     seen: RefCell<BTreeSet<Member>>,
 }
@@ -107,6 +111,7 @@ impl Victim {
 
     /// Starts any program that keeps to the victims' protocol (see `victim.h`).
     pub fn start_command(scene: &Scene, name: &str, mut command: Command) -> Self {
+        let terminals = ["pty", "terminal", "fdlosses"].contains(&name).then(terminals);
         let dir = scene.subdir(name);
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log")).unwrap();
         command
@@ -119,7 +124,8 @@ impl Victim {
             .env("PATH", "/usr/local/bin:/usr/bin:/bin")
             .env("VICTIM", name);
         let child = command.spawn().unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-        let mut victim = Self { pid: child.id() as i32, child, dir, seen: RefCell::default() };
+        let mut victim =
+            Self { pid: child.id() as i32, child, dir, _terminals: terminals, seen: RefCell::default() };
         let until = Instant::now() + Duration::from_secs(30);
         while !victim.log().lines().any(|line| line.starts_with("READY")) {
             assert!(
@@ -236,6 +242,12 @@ impl Drop for Victim {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Waits for the right to have terminals.
+fn terminals() -> Flock<File> {
+    let file = File::create(std::env::temp_dir().join("godwit-tests-terminals")).unwrap();
+    Flock::lock(file, FlockArg::LockExclusive).map_err(|(_, errno)| errno).unwrap()
 }
 
 /// Reads a verdict from a victim's log; `ended` says how it ended where it gave none.

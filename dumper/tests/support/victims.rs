@@ -66,6 +66,12 @@ impl Listed {
     }
 }
 
+/// The number of a pseudoterminal is taken while the source has it.
+const ONE_NUMBER: &[(In, &str)] = &[
+    (In::SecondCopy, "the source has the numbers of its terminals"),
+    (In::Migrate, "as above: it has a test of its own"),
+];
+
 /// The list.
 #[rustfmt::skip]
 pub const ALL: &[Listed] = &[
@@ -121,6 +127,7 @@ pub const ALL: &[Listed] = &[
     victim("sockets").args(&["empty"]).criu(&[]),
     victim("paths"),
     victim("leases"),
+    victim("pty").criu(&["by-criu"]).but(ONE_NUMBER),
     victim("shrink").but(&[(In::SecondCopy, "both copies cut one file")]),
 ];
 
@@ -164,6 +171,7 @@ pub const TREES: &[Listed] = &[
     victim("pool"),
     victim("churn_tree"),
     victim("forkstorm").args(&["6", "2000"]),
+    victim("terminal").but(ONE_NUMBER),
     victim("crowd_tree").args(&["100"]),
     victim("crowd_tree").args(&["20", "4"]),
 ];

@@ -162,6 +162,14 @@ static void set_up(const char *what)
 		close(must(open("file", O_CREAT | O_RDWR, 0600)));
 		must(fanotify_mark(fd, FAN_MARK_ADD, FAN_CLOSE_WRITE, AT_FDCWD, "file"));
 		close(must(open("file", O_RDWR)));
+	} else if (!strncmp(what, "terminal-", 9)) {
+		other = must(posix_openpt(O_RDWR | O_NOCTTY));
+		must(unlockpt(other));
+		put(open(ptsname(other), O_RDWR | O_NOCTTY));
+		if (what[9] == 'e')
+			must(ioctl(fd, TIOCEXCL));
+		else
+			must(write(other, "abc\n", 4));
 	} else if (!strcmp(what, "fifo-unread")) {
 		must(mkfifo("fifo", 0600));
 		int both = must(open("fifo", O_RDWR));
@@ -213,7 +221,14 @@ static void check(const char *what)
 		expect("an event", true, read(fd, &told, sizeof told) > 0);
 	else if (!strncmp(what, "unix-", 5))
 		check_unix(what + 5);
-	else {
+	else if (!strcmp(what, "terminal-unread")) {
+		must(fcntl(fd, F_SETFL, O_RDWR | O_NONBLOCK));
+		expect("a line", 4, read(fd, buffer, sizeof buffer));
+	} else if (!strcmp(what, "terminal-exclusive")) {
+		int exclusive = 0;
+		must(ioctl(fd, 0x80045440 /* TIOCGEXCL */, &exclusive));
+		expect("exclusive", 1, exclusive);
+	} else {
 		int reader = must(open("fifo", O_RDONLY | O_NONBLOCK));
 		expect("what lies in it", 6, read(reader, buffer, sizeof buffer));
 	}

@@ -163,9 +163,12 @@ int main(int argc, char **argv)
 	sigset_t none;
 	victim_start();
 	sigemptyset(&none);
-	if (!strcmp(what, "terminal"))
-		fd = must(open("/dev/ptmx", O_RDWR | O_NOCTTY));
-	else if (!strncmp(what, "unix-", 5))
+	if (!strcmp(what, "terminal")) {
+		int master = must(posix_openpt(O_RDWR | O_NOCTTY));
+		must(unlockpt(master));
+		fd = must(open(ptsname(master), O_RDWR | O_NOCTTY));
+		close(master);
+	} else if (!strncmp(what, "unix-", 5))
 		fd = odd_unix(what + 5);
 	else if (!strcmp(what, "tcp-socket"))
 		fd = must(socket(AF_INET, SOCK_STREAM, 0));

@@ -6,7 +6,7 @@
 //! deleted ones, `links` those
 //! that have another link only, `provided` what the restore is given, `memfd` memory files, `pipe` and `fifo` pipes, `unix` sockets, `eventfd`, `timerfd`,
 //! `signalfd`, `epoll`, `pidfd`, `inotify` and `fanotify` (with `watched`, what they are on) the kernel's objects of these names, `proc_entry` files of
-//! processes in `/proc`, `external` what plugins dump. All else is refused by
+//! processes in `/proc`, `tty` pseudoterminals, `external` what plugins dump. All else is refused by
 //! name (`unknown`). `fown` is who is signalled for a descriptor, `filesystem` tells what a file lies on.
 
 pub mod epoll;
@@ -31,6 +31,7 @@ pub mod reg;
 pub mod signalfd;
 pub mod table;
 pub mod timerfd;
+pub mod tty;
 pub mod unix;
 pub mod unknown;
 mod watched;
@@ -127,7 +128,7 @@ impl Descriptor {
 }
 
 /// Every kind that is dumped; a descriptor is of the first that takes it for its own.
-pub const KINDS: [&Kind; 13] = [
+pub const KINDS: [&Kind; 14] = [
     &eventfd::KIND,
     &timerfd::KIND,
     &signalfd::KIND,
@@ -140,6 +141,7 @@ pub const KINDS: [&Kind; 13] = [
     &pipe::KIND,
     &fifo::KIND,
     &unix::KIND,
+    &tty::KIND,
     // For what is left.
     &external::KIND,
 ];
@@ -189,8 +191,9 @@ pub fn classify(pid: Pid, descriptor: &Descriptor, findings: &mut Findings) -> O
     kind
 }
 
-/// Checks every descriptor of a process; what cannot be dumped is refused by name.
+/// Checks every descriptor of a process, and its controlling terminal; what cannot be dumped is refused by name.
 pub fn check_all(around: &Around<'_>, all: &[Descriptor], findings: &mut Findings) {
+    tty::check_controlling(around, findings);
     for descriptor in all {
         if let Some(kind) = classify(around.pid, descriptor, findings) {
             fown::check(around, descriptor, findings);

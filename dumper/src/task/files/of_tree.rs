@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getpgid};
 
 use super::provided::AllProvided;
+use super::tty::Terminals;
 use super::unix::Sockets;
 use super::{Descriptor, epoll, pipe};
 use crate::collect::tree::{Task, Zombie, descends};
@@ -25,7 +26,8 @@ pub struct OfTree {
     pub link_remap: bool,
     /// Its unix sockets.
     pub(super) sockets: Sockets,
-    /// Pipes and sockets that a process outside of the tree holds an end of, and one such process.
+    /// Pipes and sockets that a process outside of the tree holds an end of, and slaves of the tree's terminals that it has
+    /// open, and one such process.
     held_elsewhere: HashMap<PathBuf, i32>,
     /// Pipes that a process of the tree can read, by device and inode.
     read_inside: BTreeSet<(u64, u64)>,
@@ -35,6 +37,9 @@ pub struct OfTree {
     tasks: BTreeSet<Pid>,
     /// Every descriptor of an epoll set: the process's number inside, the process, the descriptor. Sorted.
     epolls: Vec<(u32, Pid, i32)>,
+    terminals: Terminals,
+    /// Process groups with their numbers inside, where there are terminals.
+    groups: BTreeMap<Pid, u32>,
 }
 
 impl OfTree {
@@ -52,9 +57,15 @@ impl OfTree {
         let read_inside =
             readable.map(|descriptor| (descriptor.stat.st_dev, descriptor.stat.st_ino)).collect();
         let sockets = Sockets::look(living.clone());
+        let terminals = Terminals::of(all());
         let ends = sockets.links();
-        let targets = pipes.map(|descriptor| descriptor.target.as_path());
-        let targets = targets.chain(ends.iter().map(PathBuf::as_path)).collect();
+        let held = pipes.map(|descriptor| descriptor.target.as_path()).chain(terminals.paths());
+        let held = held.chain(ends.iter().map(PathBuf::as_path)).collect();
+        let held_elsewhere = pipe::held_elsewhere(&tasks, &held);
+        let groups = match terminals.is_empty() {
+            true => BTreeMap::new(),
+            false => groups(living.clone().map(|(task, _)| task), dead),
+        };
         let of_living = living.clone().map(|(task, _)| (task.pid, task.inside));
         let of_dead = dead.iter().map(|zombie| (zombie.pid, zombie.place.pid));
         let mut epolls: Vec<_> = living
@@ -70,18 +81,32 @@ impl OfTree {
             ghost_limit: root.ghost_limit,
             provided: root.provided.clone(),
             link_remap: root.link_remap,
-            held_elsewhere: pipe::held_elsewhere(&tasks, &targets),
+            held_elsewhere,
             read_inside,
             sockets,
             members: of_living.chain(of_dead).collect(),
             tasks,
             epolls,
+            terminals,
+            groups,
         }
     }
 
-    /// A process outside of the tree that holds an end of the pipe, or the socket, which links in `/proc` call `link`.
+    /// A process outside of the tree that holds an end of the pipe, or the socket, which links in `/proc` call `link`, or has
+    /// the slave of a terminal open that they call so.
     pub fn holder_elsewhere(&self, link: &Path) -> Option<i32> {
         self.held_elsewhere.get(link).copied()
+    }
+
+    /// Its terminals.
+    pub fn terminals(&self) -> &Terminals {
+        &self.terminals
+    }
+
+    /// The number inside of a process group that a process of the tree is in, living or dead; asked where there are
+    /// terminals.
+    pub fn group(&self, group: Pid) -> Option<u32> {
+        self.groups.get(&group).copied()
     }
 
     /// Whether a process of the tree can read what lies in a pipe.
@@ -124,4 +149,11 @@ impl OfTree {
         let first = self.epolls.iter().find(|(_, other, other_fd)| is_same(*other, *other_fd));
         first.map_or(pid, |(_, other, _)| *other)
     }
+}
+
+/// The process groups of a tree: as the dumper sees them, and as its processes do.
+fn groups<'a>(living: impl Iterator<Item = &'a Task>, dead: &[Zombie]) -> BTreeMap<Pid, u32> {
+    let living = living.map(|task| (task.pid, task.place));
+    let all = living.chain(dead.iter().map(|zombie| (zombie.pid, zombie.place)));
+    all.filter_map(|(pid, place)| Some((getpgid(Some(pid)).ok()?, place.pgid))).collect()
 }

@@ -14,7 +14,7 @@ use godwit_wire::image::pipe::PipeEntry;
 use godwit_wire::image::pipe_data::PipeDataEntry;
 
 use super::kind::{Around, Kind};
-use super::{Descriptor, FileTable, fown, provided};
+use super::{Descriptor, FileTable, fown, provided, tty};
 use crate::collect::tree::descends;
 use crate::error::DumpError;
 use crate::procfs::tree::processes;
@@ -79,8 +79,8 @@ pub fn refuse_packets(around: &Around<'_>, descriptor: &Descriptor, findings: &m
     }
 }
 
-/// Of the pipes that `/proc/PID/fd` links name `pipes`, those that a process outside of the `tree` holds an end of, and
-/// one such process. All are looked for in one pass over all descriptors of the machine.
+/// Of the pipes that `/proc/PID/fd` links name `pipes`, and of the terminals with slaves of these names, those that a
+/// process outside of the `tree` holds an end of, and one such process. All are looked for in one pass over all descriptors of the machine.
 pub fn held_elsewhere(tree: &BTreeSet<Pid>, pipes: &HashSet<&Path>) -> HashMap<PathBuf, i32> {
     let mut held = HashMap::new();
     if pipes.is_empty() {
@@ -90,7 +90,9 @@ pub fn held_elsewhere(tree: &BTreeSet<Pid>, pipes: &HashSet<&Path>) -> HashMap<P
     let is_other = |pid: &Pid| !tree.contains(pid) && *pid != Pid::this();
     for other in processes().unwrap_or_default().into_iter().filter(is_other) {
         let Ok(fds) = fs::read_dir(format!("/proc/{other}/fd")) else { continue };
-        for target in fds.flatten().filter_map(|fd| fs::read_link(fd.path()).ok()) {
+        for fd in fds.flatten() {
+            let Ok(target) = fs::read_link(fd.path()) else { continue };
+            let target = tty::slave_of_link(other, &fd.file_name(), &target).unwrap_or(target);
             // What the tree has made since it was listed is a part of it.
             if pipes.contains(target.as_path()) && !descends(other, tree) {
                 held.entry(target).or_insert(other.as_raw());

@@ -13,6 +13,7 @@ use nix::unistd::Pid;
 use godwit_wire::image::fdinfo::{FdTypes, FileEntry};
 use godwit_wire::image::memfd::MemfdInodeEntry;
 use godwit_wire::image::regfile::RegFileEntry;
+use godwit_wire::image::tty::TtyInfoEntry;
 use godwit_wire::image::{ImageError, ImageKind, ImageWriter};
 
 use super::ghost::{self, Ghosts};
@@ -49,6 +50,8 @@ pub struct FileTable {
     pub(super) has_addresses: bool,
     /// The numbers that named pipes have in images, by device and inode.
     fifo_ids: HashMap<(u64, u64), u32>,
+    /// Ends of terminals.
+    pub(super) ttys: Vec<TtyInfoEntry>,
     memory: Vec<MemfdInodeEntry>,
     /// The deleted ones.
     pub(super) ghosts: Ghosts,
@@ -175,9 +178,9 @@ impl FileTable {
         known.is_some_and(|known| known.seals & libc::F_SEAL_WRITE as u32 != 0)
     }
 
-    /// Whether a named pipe is open, or a socket with an address: a copy could not have it beside the source.
+    /// Whether a named pipe is open, a socket with an address, or a pseudoterminal: a copy could not have it beside the source.
     pub fn is_bound(&self) -> bool {
-        !self.fifo_ids.is_empty() || self.has_addresses
+        !self.fifo_ids.is_empty() || self.has_addresses || !self.ttys.is_empty()
     }
 
     /// The number that a named pipe has in images: its inode's, unless one of another device has that.
@@ -194,8 +197,8 @@ impl FileTable {
         id
     }
 
-    /// The images: `files.img`, `memfd.img` if there are memory files, those of deleted files, `pipes-data.img` and `fifo-data.img` if there are pipes,
-    /// `sk-queues.img` if something waits at sockets.
+    /// The images: `files.img`, `memfd.img` if there are memory files, `tty-info.img` if there are terminals, those of deleted
+    /// files, `pipes-data.img` and `fifo-data.img` if there are pipes, `sk-queues.img` if something waits at sockets.
     ///
     /// # Errors
     /// When a record is larger than the format allows.
@@ -211,6 +214,13 @@ impl FileTable {
                 memory.push(entry);
             }
             images.push((ImageKind::Memfd.file_name(0), memory.finish()?));
+        }
+        if !self.ttys.is_empty() {
+            let mut ttys = ImageWriter::new(ImageKind::TtyInfo);
+            for entry in &self.ttys {
+                ttys.push(entry);
+            }
+            images.push((ImageKind::TtyInfo.file_name(0), ttys.finish()?));
         }
         images.extend(self.ghosts.images(self.links.remaps())?);
         for (kind, contents) in [(ImageKind::PipesData, &self.pipes), (ImageKind::FifoData, &self.fifos)] {

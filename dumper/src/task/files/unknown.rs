@@ -62,7 +62,10 @@ pub fn of_type(descriptor: &Descriptor) -> Why {
     let target = descriptor.target.to_string_lossy();
     let not_yet = |what: &str| (format!("{what} is not dumped yet"), CLOSE);
     match descriptor.file_type() {
-        SFlag::S_IFCHR if is_terminal(&target) => ("a terminal is not dumped yet".into(), TERMINAL),
+        SFlag::S_IFCHR if is_terminal(&target) => (
+            "a console, virtual terminal or `/dev/tty` is not dumped, only pseudoterminals by their own names".into(),
+            TERMINAL,
+        ),
         SFlag::S_IFCHR if target == "/dev/net/tun" => (
             "a network device of its own (TUN, TAP) lives in a net namespace, and none is dumped yet".into(),
             CLOSE,
@@ -108,7 +111,7 @@ fn socket(descriptor: &Descriptor) -> &'static str {
 }
 
 fn is_terminal(target: &str) -> bool {
-    ["/dev/pts/", "/dev/tty", "/dev/console", "/dev/ptmx"].iter().any(|prefix| target.starts_with(prefix))
+    ["/dev/tty", "/dev/console"].iter().any(|prefix| target.starts_with(prefix))
 }
 
 #[cfg(test)]
