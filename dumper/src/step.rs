@@ -2,7 +2,7 @@
 //!
 //! The order is CRIU's own (`cr_dump_tasks`, criu/cr-dump.c), numbered 0 to 33 with the late additions
 //! 15b, 17b, 20b and 29b. A step is work, or a check that proves that there is nothing to do, or refuses
-//! by name. [`Steps::run`] wraps each in a span, takes its time, and is the place where tests make it fail.
+//! by name; of a few nothing is left, since an earlier one has looked under the same freeze (`flow::no_more`). [`Steps::run`] wraps each in a span, takes its time, and is the place where tests make it fail.
 
 use std::time::{Duration, Instant};
 
