@@ -19,7 +19,7 @@
 //! One thread traces many, and waits for all of them at the same time: what waits is a future (`waiting`).
 //!
 //! Signals are blocked only while the thread is parked or in a call, that is, while the frame (which holds the
-//! thread's own mask) is in force. Reading order: [`Session`], then `place` (where the frame may lie), `gadget`
+//! thread's own mask) is in force. Reading order: [`Session`], `surroundings` (the process around it, scratch memory), then `place` (where the frame may lie), `gadget`
 //! (the two pieces of existing code), [`arch`] (registers and the frame's layout), [`judge`] (seccomp filters that
 //! could stand in the way of healing), `waiting` (bounded waits).
 
@@ -29,11 +29,12 @@ mod gadget;
 pub mod judge;
 mod place;
 mod session;
+mod surroundings;
 pub(crate) mod waiting;
 
 pub use error::RemoteError;
 pub use gadget::Gadgets;
-pub use session::{
-    ANSWER_BYTES, BESIDE_EACH, SCRATCH_HINT, SCRATCH_NAME, SCRATCH_SLOTS, SCRATCH_STRIDE, Scratch, Session,
-    Spot, Surroundings, Target, Telling, Told, find_leftovers,
+pub use session::{ANSWER_BYTES, BESIDE_EACH, Scratch, Session, Spot, Target, Telling, Told};
+pub use surroundings::{
+    SCRATCH_HINT, SCRATCH_NAME, SCRATCH_SLOTS, SCRATCH_STRIDE, Surroundings, find_leftovers,
 };

@@ -3,7 +3,6 @@
 mod told;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use godwit_wire::fault;
@@ -12,29 +11,14 @@ use nix::unistd::Pid;
 
 use super::arch::{self, Frame};
 use super::error::RemoteError;
-use super::gadget::{Gadgets, Restorer};
+use super::gadget::Restorer;
 use super::place::{self, Place, PlaceKind};
+use super::surroundings::{LEFTOVER_BYTES_MAX, MARK, MARK_BYTES, Surroundings, locked, read_part};
 use super::waiting::{self, block_on};
 use crate::procfs::status::Status as TaskStatus;
-use crate::procfs::{maps, status, tree};
 use crate::sys::process_vm::{self, Remote};
 use crate::sys::ptrace::{self, Regs};
 use crate::sys::wait::Status;
-
-/// Name of a scratch mapping, as /proc/PID/maps shows it on kernels with CONFIG_ANON_VMA_NAME.
-pub const SCRATCH_NAME: &str = "godwit-scratch";
-
-/// Where scratch mappings lie: at the first free one of [`SCRATCH_SLOTS`] places from here on ("godw" in ASCII).
-///
-/// Kernels without names for anonymous memory show the address alone. A mapping there that no session owns is a
-/// leftover of a killed dumper.
-pub const SCRATCH_HINT: u64 = 0x676f_6477_0000;
-
-/// Number of places for scratch mappings, [`SCRATCH_STRIDE`] apart.
-pub const SCRATCH_SLOTS: u64 = 16;
-
-/// Distance of the places for scratch mappings, in bytes.
-pub const SCRATCH_STRIDE: u64 = 1 << 20;
 
 /// Bytes of a session's scratch memory on the stack, where there is no mapping to have.
 const DATA_BYTES: usize = 8192;
@@ -50,13 +34,6 @@ const BESIDE_BYTES: usize = 2048;
 /// into what is taken for a leftover: at least so many with the largest frames, of AMX.
 pub const BESIDE_EACH: usize = 12;
 
-/// Bytes at the start of a scratch mapping that say whose it is, for kernels that cannot name it.
-const MARK_BYTES: usize = 16;
-const MARK: [u8; MARK_BYTES] = *b"godwit-scratch\0\0";
-
-/// Most bytes of a mapping that is taken for a leftover.
-const LEFTOVER_BYTES_MAX: u64 = 256 << 10;
-
 /// How long a remote call may take. The calls a dump makes do not block.
 const CALL_LIMIT: Duration = Duration::from_secs(5);
 
@@ -64,105 +41,6 @@ const CALL_LIMIT: Duration = Duration::from_secs(5);
 const RESTARTS_MAX: u32 = 16;
 
 const ALL_SIGNALS: u64 = u64::MAX;
-
-/// What a session needs to know of the process around the thread; the same for all its threads.
-pub struct Surroundings {
-    pid: Pid,
-    vmas: Vec<maps::Vma>,
-    gadgets: Gadgets,
-    /// Sessions that use a lent restorer; the last one takes it away.
-    borrowers: Mutex<u32>,
-    /// Whether the kernel can name anonymous memory; false once it said no.
-    names_memory: AtomicBool,
-    /// Scratch mappings that killed dumpers left, until a session has taken them away.
-    leftovers: Mutex<Vec<(u64, u64)>>,
-    /// Places for scratch mappings that are taken, bit n for place n.
-    taken: Mutex<u64>,
-    /// Held while a frame finds its place: what is free to one is so to another.
-    placing: Mutex<()>,
-}
-
-impl Surroundings {
-    /// Reads the mappings of a process and looks through its code. `whole`: all its threads are stopped; only then
-    /// are leftovers taken away, since a thread that runs may still be on its way out of one.
-    pub fn of(pid: Pid, whole: bool) -> Result<Surroundings, RemoteError> {
-        let vmas = maps::read(pid)?;
-        let gadgets = Gadgets::find(pid, &vmas)?;
-        let leftovers = Mutex::new(if whole { find_leftovers(pid, &vmas) } else { Vec::new() });
-        let overlaps = |slot: &u64| {
-            let place = SCRATCH_HINT + slot * SCRATCH_STRIDE;
-            vmas.iter().any(|vma| vma.start < place + SCRATCH_STRIDE && place < vma.end)
-        };
-        let taken = (0..SCRATCH_SLOTS).filter(overlaps).fold(0, |taken, slot| taken | 1 << slot);
-        Ok(Surroundings {
-            pid,
-            vmas,
-            gadgets,
-            borrowers: Mutex::new(0),
-            names_memory: AtomicBool::new(true),
-            leftovers,
-            taken: Mutex::new(taken),
-            placing: Mutex::new(()),
-        })
-    }
-
-    /// The address behind the instruction that calls are made by.
-    pub fn syscall_end(&self) -> u64 {
-        self.gadgets.syscall + arch::SYSCALL_LEN
-    }
-
-    /// The first free place for a scratch mapping; 0, which leaves it to the kernel, if there is none.
-    fn hint(&self) -> u64 {
-        let taken = *locked(&self.taken);
-        let free = (0..SCRATCH_SLOTS).find(|slot| taken & 1 << slot == 0);
-        free.map_or(0, |slot| SCRATCH_HINT + slot * SCRATCH_STRIDE)
-    }
-
-    fn note_mapping(&self, addr: u64, is_there: bool) {
-        let slot = addr.wrapping_sub(SCRATCH_HINT) / SCRATCH_STRIDE;
-        if slot < SCRATCH_SLOTS {
-            let mut taken = locked(&self.taken);
-            *taken = if is_there { *taken | 1 << slot } else { *taken & !(1 << slot) };
-        }
-    }
-}
-
-/// A panic of another tracer leaves nothing half done in what these guard.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The scratch mappings of dumpers that were killed. The next session in a process that is stopped whole takes them
-/// away.
-///
-/// They lie where [`SCRATCH_HINT`] says and begin with a mark, or with zeros if their dumper died before it wrote
-/// that. Those of a dumper that lives and traces a thread of the process are none.
-pub fn find_leftovers(pid: Pid, vmas: &[maps::Vma]) -> Vec<(u64, u64)> {
-    let is_place = |vma: &&maps::Vma| {
-        let offset = vma.start.wrapping_sub(SCRATCH_HINT);
-        offset.is_multiple_of(SCRATCH_STRIDE) && offset / SCRATCH_STRIDE < SCRATCH_SLOTS
-    };
-    let is_ours = |vma: &&maps::Vma| {
-        let like_ours = vma.is_anonymous() && vma.read && vma.write && vma.len_bytes() <= LEFTOVER_BYTES_MAX;
-        let start = if like_ours { read_part(pid, vma.start, MARK_BYTES) } else { Vec::new() };
-        start == MARK || start == [0; MARK_BYTES]
-    };
-    let found: Vec<_> = vmas.iter().filter(is_place).filter(is_ours).collect();
-    if found.is_empty() || is_traced_by_others(pid) {
-        return Vec::new();
-    }
-    found.iter().map(|vma| (vma.start, vma.len_bytes())).collect()
-}
-
-fn is_traced_by_others(pid: Pid) -> bool {
-    // TracerPid names the tracing thread, not its process.
-    let is_us = |tracer: i32| {
-        let process = status::read(Pid::from_raw(tracer)).map(|status| status.tgid);
-        tracer == 0 || process.is_ok_and(|tgid| tgid == nix::unistd::getpid().as_raw())
-    };
-    let threads = tree::threads(pid).unwrap_or_default();
-    threads.iter().any(|tid| status::read_thread(pid, *tid).is_ok_and(|status| !is_us(status.tracer_pid)))
-}
 
 pub use told::{ANSWER_BYTES, Telling, Told};
 
@@ -869,13 +747,6 @@ impl Drop for Session<'_> {
 
 fn choose_place(target: &Target<'_>, around: &Surroundings, need: usize) -> Option<Place> {
     place::choose(&around.vmas, target.resumed, need, |addr, len| read_part(around.pid, addr, len))
-}
-
-fn read_part(pid: Pid, addr: u64, len: usize) -> Vec<u8> {
-    let mut bytes = vec![0; len];
-    let count = process_vm::read(pid, &[Remote { addr, len }], &mut bytes).unwrap_or(0);
-    bytes.truncate(count);
-    bytes
 }
 
 fn write_all(pid: Pid, addr: u64, bytes: &[u8]) -> Result<(), RemoteError> {

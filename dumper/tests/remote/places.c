@@ -6,7 +6,7 @@
  *   seccomp    under a filter that kills for anything but a few calls
  *   bare       never installs a signal handler; linked without one it has no restorer
  *   threads    20 threads more, that come and go
- *   counter    takes 20000 queued signals that a child sends, each once and in order, then ends by itself
+ *   counter    takes 20000 queued signals that a child sends, each once and in order
  *   vfork      waits in the kernel for a child made by vfork, for 1.5 seconds
  * It prints READY, and ends with code 0 when its standard input is closed.
  */
@@ -207,7 +207,7 @@ int main(int argc, char **argv)
 	else if (!strcmp(argv[1], "vfork"))
 		wait_for_vfork();
 	else if (!strcmp(argv[1], "counter"))
-		counter();
+		counter(), serve();
 	else
 #endif
 		serve();
